@@ -1,0 +1,1 @@
+"""The record schema, the processor, prompts, augmentation, and readers of real datasets."""

@@ -1,0 +1,1 @@
+"""EmberWorld: procedural scenes with ground truth, the embedded dataset."""
