@@ -1,0 +1,1 @@
+"""The Ray platform that makes EmberVLM: data, training, tracking, registry."""

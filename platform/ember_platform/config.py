@@ -1,0 +1,350 @@
+"""The typed run configuration: one YAML file, dotted overrides, errors that name the field.
+
+`load_config("configs/laptop.yaml", ["stages.3.learning_rate=1e-4"])` gives a `RunConfig`; every field is
+described where it is declared, and its description is what an error message quotes as allowed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
+
+from ember_platform.config_yaml import ConfigError, apply_overrides, explain, read
+
+__all__ = [
+    "ROBOT_SOURCE",
+    "WORLD_SOURCE",
+    "ClusterConfig",
+    "ConfigError",
+    "DataConfig",
+    "EvaluationConfig",
+    "RegistryConfig",
+    "RunConfig",
+    "StageConfig",
+    "TeacherConfig",
+    "TrackingConfig",
+    "load_config",
+]
+
+WORLD_SOURCE = "emberworld"
+ROBOT_SOURCE = "robot_selection"
+StageKey = Literal["0", "1", "2", "3", "4"]
+DataStage = Literal["stage1", "stage2", "stage3", "stage4"]
+
+
+def _absolute(path: str) -> str:
+    """Absolute, because workers have another working directory; URLs (s3://…) as they are."""
+    return path if "://" in path else os.path.abspath(os.path.expanduser(path))
+
+
+Location = Annotated[str, Field(min_length=1), AfterValidator(_absolute)]
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
+
+
+class SplitCounts(_Model):
+    """How many records to make per split."""
+
+    train: int = Field(ge=1, description="records to train on, at least 1")
+    validation: int = Field(ge=1, description="records that choose the best checkpoint, at least 1")
+    test: int = Field(ge=1, description="records that only the evaluation reads, at least 1")
+
+
+class DataConfig(_Model):
+    """Where records come from and where their shards go."""
+
+    dir: Location = Field(
+        default="outputs/data", description="folder of shards and manifest: a path or s3://bucket/prefix"
+    )
+    sources: list[Literal["emberworld"]] = Field(
+        default=[WORLD_SOURCE],
+        description="datasets to ingest: emberworld (made here), or [] where only robot_data is read",
+    )
+    image_size: int = Field(default=224, ge=32, le=1024, multiple_of=32, description="pixels a side, a multiple of 32")
+    counts: dict[DataStage, SplitCounts] = Field(
+        default={}, description="stage1 … stage4 → train, validation, test; stage 0 reads stage 1's records"
+    )
+    robot_data: Location | None = Field(
+        default=None, description="a robot-selection JSON file, or a folder of them; read as stage-3 records, or null"
+    )
+    max_bad_share: float = Field(
+        default=0.01, ge=0, le=1, description="share of rows in quarantine, 0 to 1, past which the ingest stops"
+    )
+    max_image_pixels: int = Field(default=40_000_000, ge=1, description="largest picture that is decoded, in pixels")
+    shard_rows: int = Field(default=512, ge=1, description="rows of a shard, at least 1")
+    workers: int = Field(default=2, ge=1, description="ingest and collate tasks at once, at least 1")
+    prefetch: int = Field(default=4, ge=1, description="batches made ahead of the training step, per worker")
+
+
+class ClusterConfig(_Model):
+    """The share of the Ray cluster that a run takes."""
+
+    address: str = Field(default="auto", min_length=1, description="auto, local, or host:port of a Ray cluster")
+    num_workers: int = Field(default=2, ge=1, description="training workers, at least 1")
+    cpus_per_worker: float = Field(default=1.0, gt=0, description="logical CPUs of a worker, above 0")
+    use_gpu: bool = Field(default=False, description="one GPU per worker: true or false")
+    threads_per_worker: int | Literal["auto"] = Field(
+        default="auto", description="compute threads of a worker, at least 1, or auto (its share of the cores)"
+    )
+    max_failures: int = Field(default=3, ge=-1, description="worker failures survived by a stage; -1 is no limit")
+
+    @model_validator(mode="after")
+    def _threads(self) -> ClusterConfig:
+        if self.threads_per_worker != "auto" and self.threads_per_worker < 1:
+            raise _fault("cluster.threads_per_worker", "a worker needs at least one thread")
+        return self
+
+
+class EarlyStop(_Model):
+    """Stop a stage when its validation metric no longer improves."""
+
+    patience: int = Field(ge=1, description="validations without improvement before the stage stops, at least 1")
+    min_delta: float = Field(default=0.0, ge=0, description="the least change that counts as improvement, at least 0")
+
+
+class StageConfig(_Model):
+    """One training stage."""
+
+    epochs: int = Field(ge=1, description="passes over the training records, at least 1")
+    phase_epochs: list[Annotated[int, Field(ge=0)]] | None = Field(
+        default=None, description="stage 4 only: [modules, joint], their sum being epochs; null halves the epochs"
+    )
+    max_steps: int | None = Field(
+        default=None, ge=1, description="optimizer steps per phase at most (the schedule ends there), or null"
+    )
+    batch_size: int = Field(
+        ge=1,
+        description="GLOBAL batch: samples per optimizer step over all workers, a multiple of workers × accumulation",
+    )
+    gradient_accumulation: int = Field(default=1, ge=1, description="micro-batches per step and worker, at least 1")
+    learning_rate: float | list[float] = Field(
+        description="peak learning rate above 0, or a list of one per phase (stage 4: two)"
+    )
+    weight_decay: float = Field(default=0.01, ge=0, description="AdamW weight decay, at least 0")
+    warmup_ratio: float = Field(default=0.05, ge=0, le=1, description="share of the steps that warm up, 0 to 1")
+    min_lr_ratio: float = Field(
+        default=0.1, ge=0, le=1, description="last learning rate as a share of the peak, 0 to 1"
+    )
+    clip: float = Field(default=1.0, ge=0, description="gradient norm limit; 0 is none")
+    precision: Literal["auto", "bf16", "fp32"] = Field(
+        default="auto", description="auto (bf16 where the processor has it), bf16 or fp32"
+    )
+    zero_stage: Literal[0, 1, 2, 3] = Field(default=0, description="DeepSpeed ZeRO stage: 0, 1, 2 or 3")
+    eval_every: int | None = Field(default=None, ge=1, description="steps between validations, or null: each epoch")
+    eval_samples: int | None = Field(default=None, ge=1, description="validation records read, or null: all of them")
+    save_every: int | None = Field(default=None, ge=1, description="steps between checkpoints, or null: each epoch")
+    keep: int = Field(default=2, ge=1, description="checkpoints kept beside the best, at least 1")
+    log_every: int = Field(default=10, ge=1, description="steps between logged losses, at least 1")
+    early_stop: EarlyStop | None = Field(default=None, description="patience and min_delta, or null: never")
+    mixing: dict[str, Annotated[float, Field(ge=0)]] = Field(
+        default={},
+        description="source → passes over its records per epoch (0.5: half of them, 2: each twice); not named: 1",
+    )
+    losses: dict[str, Annotated[float, Field(ge=0)]] = Field(
+        default={}, description="weights of the stage's loss terms by name; not named: the stage's own"
+    )
+
+    @property
+    def phases(self) -> int:
+        """The number of phases that the settings name."""
+        return len(self.phase_epochs) if self.phase_epochs is not None else 1
+
+    def epochs_of(self, phase: int, phases: int) -> int:
+        """Epochs of the phase with this index, of a stage with so many phases."""
+        if phases == 1:
+            return self.epochs
+        if self.phase_epochs is not None:
+            return self.phase_epochs[phase]
+        return self.epochs - self.epochs // 2 if phase == phases - 1 else self.epochs // 2 // (phases - 1)
+
+    def learning_rate_of(self, phase: int) -> float:
+        """Peak learning rate of the phase with this index."""
+        return self.learning_rate[phase] if isinstance(self.learning_rate, list) else self.learning_rate
+
+
+class TrackingConfig(_Model):
+    """Where metrics go."""
+
+    mlflow_uri: str | None = Field(default=None, description="MLflow tracking URI, or null: SQLite in output_dir")
+    experiment: str = Field(default="embervlm", min_length=1, description="MLflow experiment, a text that is not empty")
+    wandb_project: str | None = Field(default=None, description="Weights & Biases project, or null: not used")
+    wandb_mode: Literal["auto", "offline", "online", "disabled"] = Field(
+        default="auto", description="auto (online where a key is set, else offline), offline, online or disabled"
+    )
+
+
+class TeacherConfig(_Model):
+    """Offline distillation of stage 2."""
+
+    model: str | None = Field(default=None, description="folder or hub name of the teacher, or null: no distillation")
+    top_k: int = Field(default=16, ge=1, description="log-probabilities kept per token, at least 1")
+    temperature: float = Field(default=2.0, gt=0, description="softening of both distributions, above 0")
+    alpha: float = Field(default=0.3, ge=0, le=1, description="weight of the distillation loss against SFT, 0 to 1")
+
+
+class EvaluationConfig(_Model):
+    """What is measured on the test split."""
+
+    samples: int | None = Field(default=None, ge=1, description="test records read per stage, or null: all of them")
+    batch_size: int = Field(default=64, ge=1, description="records per forward pass, at least 1")
+    baselines: bool = Field(default=True, description="measure the baselines too: true or false")
+
+
+class GateConfig(_Model):
+    """What a challenger must show to become champion."""
+
+    metric: str = Field(
+        default="first_choice", min_length=1, description="test metric on which it must beat the champion"
+    )
+    min_gain: float = Field(default=0.0, description="the least gain over the champion's metric")
+    at_least: dict[str, float] = Field(default={}, description="test metric → its least value")
+    at_most: dict[str, float] = Field(default={"ece": 0.1}, description="test metric → its greatest value")
+
+
+class RegistryConfig(_Model):
+    """Names in the model registry, and the gate."""
+
+    prefix: str = Field(
+        default="embervlm",
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$",
+        description="letters, digits, dot, dash, underscore",
+    )
+    gate: GateConfig = Field(default=GateConfig(), description="thresholds for promotion")
+
+
+class RunConfig(_Model):
+    """Everything that decides a run."""
+
+    name: str = Field(default="embervlm", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", description="letters, digits, . - _")
+    seed: int = Field(default=0, ge=0, lt=2**31, description="a whole number from 0 to 2147483647")
+    output_dir: Location = Field(default="outputs", description="what the run leaves: a path or s3://bucket/prefix")
+    preset: str = Field(
+        default="embervlm-37m", min_length=1, description="a model preset: embervlm-nano, embervlm-37m, embervlm-48m"
+    )
+    device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="auto, cpu or cuda")
+    model: dict[str, Any] = Field(default={}, description="fields of EmberVLMConfig that differ from the preset")
+    data: DataConfig = Field(default=DataConfig(), description="records and shards")
+    cluster: ClusterConfig = Field(default=ClusterConfig(), description="workers and their resources")
+    stages: dict[StageKey, StageConfig] = Field(default={}, description='"0" … "4" → the settings of that stage')
+    tracking: TrackingConfig = Field(default=TrackingConfig(), description="MLflow and Weights & Biases")
+    teacher: TeacherConfig = Field(default=TeacherConfig(), description="distillation of stage 2")
+    evaluation: EvaluationConfig = Field(default=EvaluationConfig(), description="the test split")
+    registry: RegistryConfig = Field(default=RegistryConfig(), description="names and the gate")
+
+    @model_validator(mode="after")
+    def _across(self) -> RunConfig:
+        """What no single field can know."""
+        data = self.data
+        if not data.sources and data.robot_data is None:
+            raise _fault("data.sources", "empty, and data.robot_data is not set: there is nothing to read")
+        for key, stage in self.stages.items():
+            _check_stage(key, stage, self)
+            needed: Any = f"stage{max(int(key), 1)}"
+            if data.sources and needed not in data.counts:
+                raise _fault("data.counts", f"stage {key} is configured, so data.counts.{needed} must be given")
+        if not self.stages:
+            return self
+        if not data.sources and set(self.stages) - {"3"}:
+            raise _fault("data.sources", "only robot_data is read, and it serves stage 3 only; leave out other stages")
+        return self
+
+    @property
+    def sources(self) -> list[str]:
+        """Every source of records, the robot-selection files included."""
+        return [*self.data.sources, *([ROBOT_SOURCE] if self.data.robot_data else [])]
+
+    def stage(self, number: int) -> StageConfig:
+        """The settings of a stage.
+
+        Raises:
+            ConfigError: the configuration has no such stage.
+        """
+        stage = self.stages.get(str(number))  # type: ignore[call-overload]
+        if stage is None:
+            have = ", ".join(sorted(self.stages)) or "none"
+            raise ConfigError(f"stages.{number}: not in the configuration; stages there: {have}")
+        return stage
+
+    def digest(self) -> str:
+        """sha256 (hex) of the canonical JSON of everything."""
+        return _digest(self.model_dump(mode="json"))
+
+    def stage_digest(self, number: int) -> str:
+        """sha256 (hex) of what influences the weights of a stage, its data and its parent aside.
+
+        Where things are stored, how they are tracked and how often they are saved or logged do not; nor does the
+        number of workers, which changes neither the order of samples nor the global batch.
+        """
+        stage = self.stage(number).model_dump(mode="json", exclude={"keep", "save_every", "log_every"})
+        teacher = self.teacher.model_dump(mode="json") if number == 2 else None
+        return _digest(
+            {
+                "seed": self.seed,
+                "preset": self.preset,
+                "model": self.model,
+                "number": number,
+                "stage": stage,
+                "teacher": teacher,
+            }
+        )
+
+
+def _digest(value: Any) -> str:
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _fault(key: str, message: str) -> PydanticCustomError:
+    return PydanticCustomError("config", "{message}", {"key": key, "message": message})
+
+
+def _check_stage(key: str, stage: StageConfig, config: RunConfig) -> None:
+    """The fields of a stage against each other, the cluster and the data."""
+    at = f"stages.{key}"
+    if stage.phase_epochs is not None:
+        if key != "4":
+            raise _fault(f"{at}.phase_epochs", "only stage 4 has phases")
+        if len(stage.phase_epochs) != 2 or sum(stage.phase_epochs) != stage.epochs:
+            raise _fault(f"{at}.phase_epochs", f"two numbers whose sum is epochs ({stage.epochs}) are needed")
+    rates = stage.learning_rate if isinstance(stage.learning_rate, list) else [stage.learning_rate]
+    phases = 2 if key == "4" else 1
+    if isinstance(stage.learning_rate, list) and len(rates) != phases:
+        raise _fault(f"{at}.learning_rate", f"stage {key} has {phases} phase(s), and {len(rates)} rates are given")
+    if min(rates) <= 0:
+        raise _fault(f"{at}.learning_rate", f"must be above 0, and {min(rates)} is not")
+    share = config.cluster.num_workers * stage.gradient_accumulation
+    if stage.batch_size % share:
+        raise _fault(
+            f"{at}.batch_size",
+            f"{stage.batch_size} does not divide by cluster.num_workers × gradient_accumulation ({share})",
+        )
+    unknown = sorted(set(stage.mixing) - set(config.sources))
+    if unknown:
+        raise _fault(f"{at}.mixing", f"{unknown[0]!r} is no source of this run; there are {', '.join(config.sources)}")
+    if stage.mixing and not any(stage.mixing.get(source, 1.0) for source in config.sources):
+        raise _fault(f"{at}.mixing", "every source has weight 0, so there is nothing to train on")
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """Read a YAML file, apply dotted overrides (`a.b=value`, YAML values), check everything.
+
+    Relative paths in it count from the current directory.
+
+    Raises:
+        ConfigError: one line per fault, with file and line (or override), dotted key and what is allowed.
+    """
+    data, origins = read(path)
+    apply_overrides(data, overrides, origins)
+    try:
+        return RunConfig.model_validate(data)
+    except ValidationError as error:
+        raise explain(error, RunConfig, origins, str(path)) from error

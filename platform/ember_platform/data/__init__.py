@@ -1,0 +1,1 @@
+"""From raw sources to checked shards, and from shards to the batches of a step."""
