@@ -138,3 +138,32 @@ def fit_temperature(
 
     result = minimize_scalar(loss, bounds=(np.log(low), np.log(high)), method="bounded", options={"xatol": 1e-4})
     return float(np.exp(result.x)) if result.fun < loss(0.0) - 1e-12 else 1.0
+
+
+def fit_calibration(scores: Ragged | Sequence[float], outcomes: Ragged | Sequence[float]) -> tuple[float, float]:
+    """Temperature and bias of P(can) = sigmoid(score / temperature + bias), by likelihood (Platt, 1999).
+
+    Args:
+        scores: per task the scores before normalisation; outcomes: who can do it. Validation records only.
+
+    Returns:
+        (temperature, bias); (1, 0) where all outcomes are equal, which fits no scale.
+
+    Raises:
+        MetricError: shapes that differ, or nothing to fit on.
+    """
+    rows = [np.atleast_1d(np.asarray(s, dtype=np.float64)) for s in scores]
+    truth = [np.atleast_1d(np.asarray(o, dtype=bool)) for o in outcomes]
+    check_ragged(rows, truth, "calibration")
+    from scipy.optimize import minimize
+
+    flat, labels = np.concatenate(rows), np.concatenate(truth)
+    if labels.all() or not labels.any():
+        return 1.0, 0.0
+
+    def loss(point: NDArray[np.float64]) -> float:
+        return binary_nll(flat * np.exp(-point[0]) + point[1], labels)
+
+    bounds = [(np.log(0.05), np.log(20.0)), (-20.0, 20.0)]
+    found = minimize(loss, np.zeros(2), method="L-BFGS-B", bounds=bounds).x
+    return float(np.exp(found[0])), float(found[1])

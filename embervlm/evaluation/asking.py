@@ -1,0 +1,132 @@
+"""Putting test records to a model, in batches, and reading its answers as arrays.
+
+The only place of the evaluation that calls the model. Everything a record knows beyond picture,
+task and fleet (labels, tags, reference texts) stays on this side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embervlm.data.schema import Record
+from embervlm.evaluation.baselines import Answers, names_of
+from embervlm.evaluation.metrics import MetricError
+
+#: Stands in for the task where the baseline "image only" withholds it.
+NO_TASK = "choose robots for this place."
+
+
+class Model(Protocol):
+    """What the evaluation asks of a model."""
+
+    def select_many(self, processor: Any, requests: list[dict[str, Any]], **options: Any) -> list[dict[str, Any]]:
+        """Answers in the form of `select_robots`."""
+
+    def encode_images(self, processor: Any, images: list[Any], **options: Any) -> Any:
+        """(B, D) unit vectors."""
+
+    def encode_texts(self, processor: Any, texts: list[str], **options: Any) -> Any:
+        """(B, D) unit vectors."""
+
+    def generate_texts(self, processor: Any, requests: list[dict[str, Any]], max_new_tokens: int) -> list[str]:
+        """One greedy text per request."""
+
+
+class Asker:
+    """A model, its processor and a batch size."""
+
+    def __init__(self, model: Model, processor: Any, batch_size: int = 64) -> None:
+        if batch_size < 1:
+            raise MetricError(f"evaluation.batch_size: {batch_size} is not at least 1")
+        self.model, self.processor, self.batch_size = model, processor, batch_size
+
+    def select(self, requests: list[dict[str, Any]], reasoning: bool = False) -> list[dict[str, Any]]:
+        """One answer per request: `{"robots": [{"robot", "confidence"}…], "team", "plan", "reasoning"}`."""
+        answers = self.model.select_many(self.processor, requests, batch_size=self.batch_size, reasoning=reasoning)
+        if len(answers) != len(requests):
+            raise MetricError(f"select_many gave {len(answers)} answers to {len(requests)} requests")
+        return answers
+
+    def images(self, images: Sequence[Any]) -> NDArray[np.float32]:
+        """(n, D) normalised image embeddings."""
+        return np.concatenate([_array(self.model.encode_images(self.processor, b)) for b in self._batches(images)])
+
+    def texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """(n, D) normalised text embeddings."""
+        return np.concatenate([_array(self.model.encode_texts(self.processor, b)) for b in self._batches(texts)])
+
+    def write(self, requests: Sequence[dict[str, Any]], max_new_tokens: int) -> list[str]:
+        """One greedy text per request `{"image", "prompt"}`."""
+        texts: list[str] = []
+        for batch in self._batches(requests):
+            texts += self.model.generate_texts(self.processor, batch, max_new_tokens)
+        return texts
+
+    def _batches(self, items: Sequence[Any]) -> list[list[Any]]:
+        return [list(items[i : i + self.batch_size]) for i in range(0, len(items), self.batch_size)]
+
+
+def _array(values: Any) -> NDArray[np.float32]:
+    """A torch tensor or anything array-like as float32."""
+    if hasattr(values, "detach"):
+        values = values.detach().float().cpu().numpy()
+    return np.asarray(values, dtype=np.float32)
+
+
+def request(record: Record, **changes: Any) -> dict[str, Any]:
+    """What the model may know of a selection record: picture, task, fleet (and what `changes` puts in their place)."""
+    return {"image": record.image, "task": record.instruction, "fleet": record.robots, **changes}
+
+
+def as_arrays(records: Sequence[Record], answers: Sequence[dict[str, Any]]) -> Answers:
+    """Answers in fleet order.
+
+    Raises:
+        MetricError: an answer leaves a robot of its fleet out (was `top_k` set?), naming record and robot.
+    """
+    confidence, sent = [], []
+    for record, answer in zip(records, answers, strict=True):
+        given = {entry["robot"]: float(entry["confidence"]) for entry in answer["robots"]}
+        names = names_of(record)
+        missing = [name for name in names if name not in given]
+        if missing:
+            raise MetricError(f"record {record.id}: the answer has no confidence for {missing[0]!r}")
+        team = set(answer["team"])
+        confidence.append(np.array([given[name] for name in names], dtype=np.float64))
+        sent.append(np.array([name in team for name in names], dtype=bool))
+    return Answers(confidence, sent)
+
+
+def other_images(records: Sequence[Record], seed: int = 0) -> list[Any]:
+    """For every record the picture of another one: never its own, nor that of its counterfactual twin if avoidable.
+
+    A random cyclic order gives everybody exactly one picture and nobody his own.
+    """
+    order = np.random.default_rng(seed).permutation(len(records))
+    images: list[Any] = [None] * len(records)
+    for place, i in enumerate(order):
+        ahead = [int(order[(place + step) % len(order)]) for step in (1, 2)]
+        pair = records[i].tags.get("pair")
+        twin = pair is not None and records[ahead[0]].tags.get("pair") == pair
+        images[int(i)] = records[ahead[1] if twin and ahead[1] != i else ahead[0]].image
+    return images
+
+
+def subset(records: Sequence[Record], most: int | None, seed: int = 0) -> list[Record]:
+    """At most `most` records, chosen at random, counterfactual pairs kept whole; the order is kept."""
+    if most is None or len(records) <= most:
+        return list(records)
+    groups: dict[Any, list[int]] = {}
+    for i, record in enumerate(records):
+        groups.setdefault(record.tags.get("pair") or ("alone", i), []).append(i)
+    keys = list(groups)
+    chosen: list[int] = []
+    for k in np.random.default_rng(seed).permutation(len(keys)):
+        members = groups[keys[int(k)]]
+        if len(chosen) + len(members) <= most:
+            chosen += members
+    return [records[i] for i in sorted(chosen)]

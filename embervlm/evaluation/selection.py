@@ -1,0 +1,177 @@
+"""Stage 3: does it choose the right robots, how sure is it, and does it need the picture for it?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from embervlm.data.schema import Record
+from embervlm.evaluation import baselines as b
+from embervlm.evaluation import calibration as c
+from embervlm.evaluation import metrics as m
+from embervlm.evaluation.asking import NO_TASK, Asker, as_arrays, other_images, request
+from embervlm.fleet import default_fleet
+
+Figures = dict[str, float]
+
+#: Parts of the test split that are reported on their own.
+SLICES: dict[str, Callable[[Record], bool]] = {
+    "unseen_wordings": lambda r: bool(r.tags.get("wording_unseen")),
+    "unseen_robots": lambda r: bool(r.tags.get("robots_unseen")),
+    "needs_image": lambda r: bool(r.tags.get("needs_image")),
+    "text_suffices": lambda r: r.tags.get("needs_image") is False,
+}
+
+
+def measured(**values: float | None) -> Figures:
+    """The figures that exist: what could not be measured is absent, never zero."""
+    return {name: float(value) for name, value in values.items() if value is not None}
+
+
+def selection_figures(answers: b.Answers, records: Sequence[Record]) -> Figures:
+    """Every figure of selection over the records, slices and counterfactual pairs included."""
+    can = [b.labels_of(r) for r in records]
+    names = [b.names_of(r) for r in records]
+    hits = m.first_choice_hits(answers.confidence, can)
+    top = [float(p.max()) for p in answers.confidence]
+    pooled = np.concatenate(answers.confidence), np.concatenate(can)
+    figures = measured(
+        first_choice=float(hits.mean()),
+        mean_confidence=float(np.mean(top)),
+        macro_f1=m.macro_f1(answers.sent, can, names) if any(row.any() for row in can) else None,
+        decision_macro_f1=m.decision_macro_f1(answers.sent, can),
+        ece=c.expected_calibration_error(top, hits),
+        ece_equal_mass=c.expected_calibration_error(top, hits, equal_mass=True),
+        ece_robots=c.expected_calibration_error(*pooled),
+        brier=c.brier(answers.confidence, can),
+        team_iou=m.team_iou(answers.sent, can),
+        team_exact=m.team_exact(answers.sent, can),
+        team_hamming=m.team_hamming(answers.sent, can),
+        team_micro_f1=m.micro_f1(answers.sent, can),
+        infeasible_rate=m.infeasible_rate(answers.sent, can),
+    )
+    for name, belongs in SLICES.items():
+        figures.update(_part(answers, records, [i for i, r in enumerate(records) if belongs(r)], name))
+    pairs = [r.tags.get("pair") for r in records]
+    exact = [bool((s == y).all()) for s, y in zip(answers.sent, can, strict=True)]
+    for name, right in (("counterfactual_both_right", hits), ("counterfactual_both_exact", np.array(exact))):
+        found = m.both_right(right, pairs)
+        if found is not None:
+            figures[name] = found[0]
+    return figures
+
+
+def _part(answers: b.Answers, records: Sequence[Record], chosen: list[int], name: str) -> Figures:
+    """First choice and teams of a slice; nothing where it is empty."""
+    if not chosen:
+        return {}
+    part = b.Answers([answers.confidence[i] for i in chosen], [answers.sent[i] for i in chosen])
+    return {f"{key}_{name}": value for key, value in b.answer_figures(part, [records[i] for i in chosen]).items()}
+
+
+def default_fleet_figures(answers: b.Answers, records: Sequence[Record]) -> tuple[Figures, dict[str, dict[str, float]]]:
+    """Per-robot figures of the five default robots, over the records whose fleet they are; empty where none is."""
+    five = set(default_fleet().names)
+    chosen = [i for i, r in enumerate(records) if set(b.names_of(r)) == five]
+    if not chosen:
+        return {}, {}
+    table = m.per_robot(
+        [answers.sent[i] for i in chosen],
+        [b.labels_of(records[i]) for i in chosen],
+        [b.names_of(records[i]) for i in chosen],
+    )
+    flat = {
+        f"{robot.lower().replace(' ', '_')}_{key}": value for robot, row in table.items() for key, value in row.items()
+    }
+    return flat, table
+
+
+def intervals(answers: b.Answers, records: Sequence[Record], seed: int = 0) -> dict[str, dict[str, float]]:
+    """95% bootstrap intervals of first choice and team IoU over tasks."""
+    can = [b.labels_of(r) for r in records]
+    values = {
+        "first_choice": m.first_choice_hits(answers.confidence, can).astype(float),
+        "team_iou": np.array([m.team_iou([s], [y]) for s, y in zip(answers.sent, can, strict=True)]),
+    }
+    found = {}
+    for name, sample in values.items():
+        low, high = m.bootstrap_interval(sample, seed=seed)
+        found[name] = {"low": low, "high": high}
+    return found
+
+
+def predictions(answers: b.Answers, records: Sequence[Record], raw: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """One row per record for figures and error analysis: what was asked, answered and right."""
+    rows = []
+    hits = m.first_choice_hits(answers.confidence, [b.labels_of(r) for r in records])
+    for i, (record, answer) in enumerate(zip(records, raw, strict=True)):
+        names = b.names_of(record)
+        rows.append(
+            {
+                "id": record.id,
+                "task": record.instruction,
+                "fleet": names,
+                "labels": list(record.labels),
+                "team": [n for n, sends in zip(names, answers.sent[i], strict=True) if sends],
+                "first": names[int(answers.confidence[i].argmax())],
+                "confidence": float(answers.confidence[i].max()),
+                "correct": bool(hits[i]),
+                "reasoning": answer.get("reasoning"),
+            }
+        )
+    return rows
+
+
+def withheld(asker: Asker, records: Sequence[Record], seed: int = 0) -> dict[str, b.Answers]:
+    """The same model with its eyes shut (text only), without the task (image only), and before another picture."""
+    ways = {"text_only": [request(r, image=None) for r in records]}
+    if any(r.image is not None for r in records):
+        ways["image_only"] = [request(r, task=NO_TASK) for r in records]
+        strangers = other_images(records, seed)
+        ways["shuffled_image"] = [request(r, image=image) for r, image in zip(records, strangers, strict=True)]
+    else:
+        del ways["text_only"]  # every record is text already: it would be the model's own figure again
+    return {name: as_arrays(records, asker.select(requests)) for name, requests in ways.items()}
+
+
+def baseline_figures(
+    asker: Asker | None, records: Sequence[Record], train: Sequence[Record] | None, seed: int = 0
+) -> tuple[Figures, dict[str, b.Answers]]:
+    """Flat figures `<baseline>_<figure>` of every baseline that can be measured, and their answers."""
+    answers: dict[str, b.Answers] = {}
+    if train:
+        answers["majority"] = b.majority(train, records)
+        answers["tfidf"] = b.tfidf(train, records)
+    if asker is not None:
+        answers.update(withheld(asker, records, seed))
+    flat: Figures = {}
+    wanted = ("first_choice", "team_iou", "team_exact", "macro_f1", "counterfactual_both_right")
+    for name, given in answers.items():
+        figures = selection_figures(given, records)
+        flat.update({f"{name}_{k}": v for k, v in figures.items() if k in wanted or k.startswith("first_choice_")})
+    return flat, answers
+
+
+def evaluate_selection(
+    asker: Asker, records: Sequence[Record], train: Sequence[Record] | None, with_baselines: bool, seed: int
+) -> tuple[Figures, Figures, dict[str, Any]]:
+    """Metrics, baselines and tables of stage 3."""
+    raw = asker.select([request(r) for r in records])
+    answers = as_arrays(records, raw)
+    figures = selection_figures(answers, records)
+    flat, robots = default_fleet_figures(answers, records)
+    figures.update(flat)
+    can = [b.labels_of(r) for r in records]
+    tables: dict[str, Any] = {
+        "per_robot": robots,
+        "reliability": c.reliability(
+            [p.max() for p in answers.confidence], m.first_choice_hits(answers.confidence, can)
+        ),
+        "slices": {name: sum(map(belongs, records)) for name, belongs in SLICES.items()},
+        "intervals": intervals(answers, records, seed),
+        "predictions": predictions(answers, records, raw),
+    }
+    base = baseline_figures(asker, records, train, seed)[0] if with_baselines else {}
+    return figures, base, tables
