@@ -33,7 +33,7 @@ __all__ = [
     "load_config",
 ]
 
-WORLD_SOURCE = "emberworld"
+WORLD_SOURCE: Literal["emberworld"] = "emberworld"
 ROBOT_SOURCE = "robot_selection"
 StageKey = Literal["0", "1", "2", "3", "4"]
 DataStage = Literal["stage1", "stage2", "stage3", "stage4"]
@@ -76,6 +76,8 @@ class DataConfig(_Model):
     robot_data: Location | None = Field(
         default=None, description="a robot-selection JSON file, or a folder of them; read as stage-3 records, or null"
     )
+    robot_folds: int = Field(default=5, ge=2, description="folds that robot_data's tasks are cut into, at least 2")
+    robot_fold: int = Field(default=0, ge=0, description="the fold that is the test split, 0 to robot_folds - 1")
     max_bad_share: float = Field(
         default=0.01, ge=0, le=1, description="share of rows in quarantine, 0 to 1, past which the ingest stops"
     )
@@ -246,6 +248,8 @@ class RunConfig(_Model):
         data = self.data
         if not data.sources and data.robot_data is None:
             raise _fault("data.sources", "empty, and data.robot_data is not set: there is nothing to read")
+        if data.robot_fold >= data.robot_folds:
+            raise _fault("data.robot_fold", f"{data.robot_fold} is no fold of {data.robot_folds}")
         for key, stage in self.stages.items():
             _check_stage(key, stage, self)
             needed: Any = f"stage{max(int(key), 1)}"
