@@ -1,0 +1,66 @@
+# EmberVLM. `make help` lists what there is.
+.POSIX:
+SHELL := /bin/sh
+
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+OUTPUT ?= $(CURDIR)/outputs
+CONFIG ?= configs/laptop.yaml
+# Extra arguments of the job, e.g. make demo ARGS="--stages 3,4 stages.3.epochs=4"
+ARGS ?=
+# What BLAS and OpenMP may take in a test process; jobs set their own from the worker's share of the cores.
+TEST_THREADS ?= 2
+PYTEST := OMP_NUM_THREADS=$(TEST_THREADS) $(BIN)/python -m pytest
+
+.PHONY: help env demo down test test-slow lint format freeze clean
+.DEFAULT_GOAL := help
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+
+env: $(STAMP) ## the Python environment, pinned by constraints.txt, in .venv
+
+$(STAMP): constraints.txt pyproject.toml
+	@command -v $(PYTHON) >/dev/null 2>&1 || { \
+	  echo "make: $(PYTHON) not found. EmberVLM needs Python 3.11: install it, or name yours: make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)" >&2; exit 2; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || { \
+	  echo "make: $(PYTHON) is `$(PYTHON) -V 2>&1`; EmberVLM needs Python 3.11 (make PYTHON=/path/to/python3.11)" >&2; exit 2; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { \
+	  rm -rf $(VENV); echo "make: $(PYTHON) cannot make a virtual environment (Debian and Ubuntu: install python3.11-venv)" >&2; exit 2; }
+	@echo "installing the environment into $(VENV) (some minutes the first time, about 8 GB)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[platform,dev]'
+	@touch $(STAMP)
+
+demo: env ## train all four stages on a local Ray cluster, and ask the model; run again to go on or to reuse
+	@$(BIN)/python cluster/local.py start
+	@$(BIN)/python cluster/local.py submit -- python jobs/train_all.py --config $(CONFIG) --output_dir "$(OUTPUT)" $(ARGS)
+	@echo "The cluster stays up for the next job; make down stops it."
+
+down: ## stop the Ray cluster that this checkout started, and no other
+	@if test -f .state/cluster.json; then $(BIN)/python cluster/local.py stop; else echo "no cluster of this checkout runs"; fi
+
+lint: env ## ruff (lint and format) and mypy
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+format: env ## let ruff rewrite what it can
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+test: lint ## what CI runs: lint, types, every test that takes seconds
+	$(PYTEST) -m "not slow"
+
+test-slow: env ## the tests that take minutes
+	$(PYTEST) -m slow --timeout 3000
+
+freeze: ## write constraints.txt from .venv
+	@$(BIN)/python -m pip list --format freeze --exclude-editable --disable-pip-version-check | grep -v -E '^(pip|wheel|setuptools)==' > constraints.part
+	@mv constraints.part constraints.txt
+	@touch $(STAMP)
+
+clean: down ## undo everything: .venv, outputs, state, caches
+	rm -rf $(VENV) outputs .state .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

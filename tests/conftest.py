@@ -1,0 +1,65 @@
+"""What every test gets: a quiet, offline environment, and a Ray cluster of its own where it asks for one."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+# Set before any test imports a library: no test reaches a hub, and no Ray attaches to somebody's running cluster.
+os.environ.update(
+    HF_HUB_OFFLINE="1",
+    MLFLOW_DISABLE_TELEMETRY="true",
+    WANDB_MODE="offline",
+    TOKENIZERS_PARALLELISM="false",
+    MPLBACKEND="Agg",
+    RAY_AUTH_MODE="disabled",
+    RAY_USAGE_STATS_ENABLED="0",
+    RAY_ENABLE_UV_RUN_RUNTIME_ENV="0",
+    RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER="0",  # loopback only, whatever the system; see cluster/local.py
+    RAY_enable_metrics_collection="false",
+    RAY_TRAIN_HEALTH_CHECK_INTERVAL_S="0.2",
+)
+os.environ.pop("RAY_ADDRESS", None)
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    """The repository root."""
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def ray_cluster() -> Iterator[Any]:
+    """One local Ray of 8 logical CPUs for all tests of the session that are marked `cluster`.
+
+    Its sockets need a short path, so it does not live below pytest's temporary folder.
+    """
+    import ray
+
+    folder = tempfile.mkdtemp(prefix="ray-test-", dir="/tmp")
+    context = ray.init(
+        address="local",
+        num_cpus=8,
+        object_store_memory=500_000_000,
+        include_dashboard=False,
+        log_to_driver=True,
+        _temp_dir=folder,
+    )
+    yield context
+    ray.shutdown()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that use the shared cluster are marked `cluster`, so that `-m "not cluster"` means it."""
+    for item in items:
+        if "ray_cluster" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.cluster)
