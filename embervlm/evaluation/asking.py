@@ -21,60 +21,51 @@ NO_TASK = "choose robots for this place."
 
 
 class Model(Protocol):
-    """What the evaluation asks of a model."""
+    """What the evaluation asks of a model; `EmberVLM` has it."""
 
-    def select_many(self, processor: Any, requests: list[dict[str, Any]], **options: Any) -> list[dict[str, Any]]:
-        """Answers in the form of `select_robots`."""
+    processor: Any
 
-    def encode_images(self, processor: Any, images: list[Any], **options: Any) -> Any:
-        """(B, D) unit vectors."""
+    def select_many(self, requests: list[dict[str, Any]], reasoning: bool, batch_size: int) -> list[dict[str, Any]]:
+        """Answers in the form of `select_robots`, with `scores` in fleet order and, with reasoning, `steps`."""
 
-    def encode_texts(self, processor: Any, texts: list[str], **options: Any) -> Any:
-        """(B, D) unit vectors."""
+    def encode_images(self, images: list[Any], batch_size: int) -> NDArray[Any]:
+        """(n, D) unit vectors."""
 
-    def generate_texts(self, processor: Any, requests: list[dict[str, Any]], max_new_tokens: int) -> list[str]:
-        """One greedy text per request."""
+    def encode_texts(self, texts: list[str], batch_size: int) -> NDArray[Any]:
+        """(n, D) unit vectors."""
+
+    def generate_texts(self, requests: list[dict[str, Any]], max_new_tokens: int, batch_size: int) -> list[str]:
+        """One greedy text per request `{"image", "prompt"}`."""
 
 
 class Asker:
-    """A model, its processor and a batch size."""
+    """A model with its processor, and a batch size."""
 
-    def __init__(self, model: Model, processor: Any, batch_size: int = 64) -> None:
+    def __init__(self, model: Model, processor: Any = None, batch_size: int = 64) -> None:
         if batch_size < 1:
             raise MetricError(f"evaluation.batch_size: {batch_size} is not at least 1")
-        self.model, self.processor, self.batch_size = model, processor, batch_size
+        if processor is not None:
+            model.processor = processor
+        self.model, self.batch_size = model, batch_size
 
     def select(self, requests: list[dict[str, Any]], reasoning: bool = False) -> list[dict[str, Any]]:
-        """One answer per request: `{"robots": [{"robot", "confidence"}…], "team", "plan", "reasoning"}`."""
-        answers = self.model.select_many(self.processor, requests, batch_size=self.batch_size, reasoning=reasoning)
+        """One answer per request: `{"robots": [{"robot", "confidence"}…], "team", "plan", "reasoning", "scores"}`."""
+        answers = self.model.select_many(requests, reasoning=reasoning, batch_size=self.batch_size)
         if len(answers) != len(requests):
             raise MetricError(f"select_many gave {len(answers)} answers to {len(requests)} requests")
         return answers
 
-    def images(self, images: Sequence[Any]) -> NDArray[np.float32]:
-        """(n, D) normalised image embeddings."""
-        return np.concatenate([_array(self.model.encode_images(self.processor, b)) for b in self._batches(images)])
+    def images(self, images: Sequence[Any]) -> NDArray[Any]:
+        """(n, D) unit vectors of pictures."""
+        return self.model.encode_images(list(images), batch_size=self.batch_size)
 
-    def texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """(n, D) normalised text embeddings."""
-        return np.concatenate([_array(self.model.encode_texts(self.processor, b)) for b in self._batches(texts)])
+    def texts(self, texts: Sequence[str]) -> NDArray[Any]:
+        """(n, D) unit vectors of texts."""
+        return self.model.encode_texts(list(texts), batch_size=self.batch_size)
 
     def write(self, requests: Sequence[dict[str, Any]], max_new_tokens: int) -> list[str]:
         """One greedy text per request `{"image", "prompt"}`."""
-        texts: list[str] = []
-        for batch in self._batches(requests):
-            texts += self.model.generate_texts(self.processor, batch, max_new_tokens)
-        return texts
-
-    def _batches(self, items: Sequence[Any]) -> list[list[Any]]:
-        return [list(items[i : i + self.batch_size]) for i in range(0, len(items), self.batch_size)]
-
-
-def _array(values: Any) -> NDArray[np.float32]:
-    """A torch tensor or anything array-like as float32."""
-    if hasattr(values, "detach"):
-        values = values.detach().float().cpu().numpy()
-    return np.asarray(values, dtype=np.float32)
+        return self.model.generate_texts(list(requests), max_new_tokens=max_new_tokens, batch_size=self.batch_size)
 
 
 def request(record: Record, **changes: Any) -> dict[str, Any]:
@@ -88,7 +79,7 @@ def as_arrays(records: Sequence[Record], answers: Sequence[dict[str, Any]]) -> A
     Raises:
         MetricError: an answer leaves a robot of its fleet out (was `top_k` set?), naming record and robot.
     """
-    confidence, sent = [], []
+    confidence, sent, scores = [], [], []
     for record, answer in zip(records, answers, strict=True):
         given = {entry["robot"]: float(entry["confidence"]) for entry in answer["robots"]}
         names = names_of(record)
@@ -98,7 +89,8 @@ def as_arrays(records: Sequence[Record], answers: Sequence[dict[str, Any]]) -> A
         team = set(answer["team"])
         confidence.append(np.array([given[name] for name in names], dtype=np.float64))
         sent.append(np.array([name in team for name in names], dtype=bool))
-    return Answers(confidence, sent)
+        scores.append(np.asarray(answer.get("scores", confidence[-1]), dtype=np.float64))
+    return Answers(confidence, sent, scores)
 
 
 def other_images(records: Sequence[Record], seed: int = 0) -> list[Any]:

@@ -24,10 +24,24 @@ _CROSS_COLUMNS = 2**18
 
 @dataclass(frozen=True)
 class Answers:
-    """What somebody answered, one entry per record and, within it, one per robot in fleet order."""
+    """What somebody answered, one entry per record and, within it, one per robot in fleet order.
+
+    `scores` rank the robots where they are finer than the confidences (which may round to the same number).
+    """
 
     confidence: list[NDArray[np.float64]]
     sent: list[NDArray[np.bool_]]
+    scores: list[NDArray[np.float64]] | None = None
+
+    @property
+    def ranking(self) -> list[NDArray[np.float64]]:
+        """What decides the first choice."""
+        return self.confidence if self.scores is None else self.scores
+
+    def part(self, chosen: Sequence[int]) -> Answers:
+        """The answers to some of the records."""
+        scores = None if self.scores is None else [self.scores[i] for i in chosen]
+        return Answers([self.confidence[i] for i in chosen], [self.sent[i] for i in chosen], scores)
 
 
 def labels_of(record: Record) -> NDArray[np.bool_]:
@@ -174,7 +188,7 @@ def answer_figures(answers: Answers, records: Sequence[Record]) -> dict[str, flo
     """First choice, team IoU and exact teams of anybody's answers."""
     can = [labels_of(r) for r in records]
     return {
-        "first_choice": m.first_choice(answers.confidence, can),
+        "first_choice": m.first_choice(answers.ranking, can),
         "team_iou": m.team_iou(answers.sent, can),
         "team_exact": m.team_exact(answers.sent, can),
     }

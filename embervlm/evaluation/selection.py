@@ -34,7 +34,7 @@ def selection_figures(answers: b.Answers, records: Sequence[Record]) -> Figures:
     """Every figure of selection over the records, slices and counterfactual pairs included."""
     can = [b.labels_of(r) for r in records]
     names = [b.names_of(r) for r in records]
-    hits = m.first_choice_hits(answers.confidence, can)
+    hits = m.first_choice_hits(answers.ranking, can)
     top = [float(p.max()) for p in answers.confidence]
     pooled = np.concatenate(answers.confidence), np.concatenate(can)
     figures = measured(
@@ -67,8 +67,10 @@ def _part(answers: b.Answers, records: Sequence[Record], chosen: list[int], name
     """First choice and teams of a slice; nothing where it is empty."""
     if not chosen:
         return {}
-    part = b.Answers([answers.confidence[i] for i in chosen], [answers.sent[i] for i in chosen])
-    return {f"{key}_{name}": value for key, value in b.answer_figures(part, [records[i] for i in chosen]).items()}
+    return {
+        f"{key}_{name}": value
+        for key, value in b.answer_figures(answers.part(chosen), [records[i] for i in chosen]).items()
+    }
 
 
 def default_fleet_figures(answers: b.Answers, records: Sequence[Record]) -> tuple[Figures, dict[str, dict[str, float]]]:
@@ -92,7 +94,7 @@ def intervals(answers: b.Answers, records: Sequence[Record], seed: int = 0) -> d
     """95% bootstrap intervals of first choice and team IoU over tasks."""
     can = [b.labels_of(r) for r in records]
     values = {
-        "first_choice": m.first_choice_hits(answers.confidence, can).astype(float),
+        "first_choice": m.first_choice_hits(answers.ranking, can).astype(float),
         "team_iou": np.array([m.team_iou([s], [y]) for s, y in zip(answers.sent, can, strict=True)]),
     }
     found = {}
@@ -105,7 +107,7 @@ def intervals(answers: b.Answers, records: Sequence[Record], seed: int = 0) -> d
 def predictions(answers: b.Answers, records: Sequence[Record], raw: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """One row per record for figures and error analysis: what was asked, answered and right."""
     rows = []
-    hits = m.first_choice_hits(answers.confidence, [b.labels_of(r) for r in records])
+    hits = m.first_choice_hits(answers.ranking, [b.labels_of(r) for r in records])
     for i, (record, answer) in enumerate(zip(records, raw, strict=True)):
         names = b.names_of(record)
         rows.append(
@@ -115,7 +117,7 @@ def predictions(answers: b.Answers, records: Sequence[Record], raw: Sequence[dic
                 "fleet": names,
                 "labels": list(record.labels),
                 "team": [n for n, sends in zip(names, answers.sent[i], strict=True) if sends],
-                "first": names[int(answers.confidence[i].argmax())],
+                "first": names[int(answers.ranking[i].argmax())],
                 "confidence": float(answers.confidence[i].max()),
                 "correct": bool(hits[i]),
                 "reasoning": answer.get("reasoning"),
@@ -166,9 +168,7 @@ def evaluate_selection(
     can = [b.labels_of(r) for r in records]
     tables: dict[str, Any] = {
         "per_robot": robots,
-        "reliability": c.reliability(
-            [p.max() for p in answers.confidence], m.first_choice_hits(answers.confidence, can)
-        ),
+        "reliability": c.reliability([p.max() for p in answers.confidence], m.first_choice_hits(answers.ranking, can)),
         "slices": {name: sum(map(belongs, records)) for name, belongs in SLICES.items()},
         "intervals": intervals(answers, records, seed),
         "predictions": predictions(answers, records, raw),

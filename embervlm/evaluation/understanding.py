@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from embervlm.data.prompts import CAPTION_PROMPT
 from embervlm.data.schema import Record
 from embervlm.evaluation import captions as t
 from embervlm.evaluation import metrics as m
@@ -40,7 +41,9 @@ def evaluate_alignment(
     if len(pairs) >= GROUP:
         figures.update(m.recall_one_of(similarity, GROUP, seed))
     shown = [r for r in records if r.image is not None]
-    written = asker.write([{"image": r.image, "prompt": r.instruction} for r in shown], CAPTION_TOKENS)
+    written = asker.write(
+        [{"image": r.image, "prompt": r.instruction or CAPTION_PROMPT} for r in shown], CAPTION_TOKENS
+    )
     references = [[r.response] for r in shown]
     figures.update({"cider": t.cider_d(written, references), "bleu4": t.bleu4(written, references)})
     tables: dict[str, Any] = {
@@ -91,7 +94,7 @@ def _majority_answers(train: Sequence[Record], test: Sequence[Record]) -> list[s
 def evaluate_instruction(
     asker: Asker, records: Sequence[Record], train: Sequence[Record] | None, with_baselines: bool, seed: int
 ) -> tuple[Figures, Figures, dict[str, Any]]:
-    """Answers by greedy decoding, exact after normalisation: overall, per question type, with and without the picture."""
+    """Greedy answers, exact after normalisation: overall and per question type, with and without the picture."""
     references = [r.response for r in records]
 
     def ask(images: Sequence[Any]) -> list[str]:

@@ -1,0 +1,85 @@
+"""`metrics.json`, and the same figures as a table to read."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from embervlm.evaluation.metrics import MetricError
+
+
+def write_metrics(
+    path: str | Path,
+    stage: int,
+    split: str,
+    samples: int,
+    metrics: Mapping[str, float],
+    baselines: Mapping[str, float],
+    config_digest: str,
+    data_digest: str,
+) -> dict[str, Any]:
+    """Write one stage's `metrics.json`, at once or not at all, and return what it holds.
+
+    Raises:
+        MetricError: a figure that is no finite number (one that was not measured must be absent).
+    """
+    for group in (metrics, baselines):
+        for name, value in group.items():
+            if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+                raise MetricError(f"{path}: {name} is {value!r}; leave out what was not measured")
+    content = {
+        "stage": stage,
+        "split": split,
+        "samples": samples,
+        "metrics": {name: float(value) for name, value in metrics.items()},
+        "baselines": {name: float(value) for name, value in baselines.items()},
+        "config_digest": config_digest,
+        "data_digest": data_digest,
+    }
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    draft.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    draft.replace(path)
+    return content
+
+
+def read_metrics(path: str | Path) -> dict[str, Any]:
+    """A `metrics.json` again.
+
+    Raises:
+        MetricError: the file is missing or is not one.
+    """
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise MetricError(f"{path}: cannot be read as metrics.json: {error}") from error
+    if not isinstance(content, dict) or not isinstance(content.get("metrics"), dict):
+        raise MetricError(f"{path}: not a metrics.json, it has no 'metrics'")
+    return content
+
+
+def format_table(metrics: Mapping[str, float], baselines: Mapping[str, float] | None = None) -> str:
+    """Figures in lines, each with the baselines that measured the same: plain text for a terminal.
+
+    A baseline's name is `<baseline>_<figure>`. Baselines of figures that the model does not have are listed below.
+    """
+    rest = dict(baselines or {})
+    rows: list[tuple[str, str, str]] = []
+    for name, value in metrics.items():
+        same = {key: rest.pop(key) for key in list(rest) if key.endswith(f"_{name}")}
+        beside = ", ".join(f"{key[: -len(name) - 1].replace('_', ' ')} {_number(v)}" for key, v in same.items())
+        rows.append((name.replace("_", " "), _number(value), beside))
+    rows += [(name.replace("_", " "), _number(value), "baseline") for name, value in rest.items()]
+    if not rows:
+        return "(nothing was measured)"
+    width = [max(len(row[i]) for row in rows) for i in range(2)]
+    return "\n".join(f"{a:<{width[0]}}  {v:>{width[1]}}  {w}".rstrip() for a, v, w in rows)
+
+
+def _number(value: float) -> str:
+    return f"{value:.3f}" if abs(value) < 100 else f"{value:.0f}"
