@@ -1,0 +1,190 @@
+"""Everything between records or requests and tensors; saved beside the model.
+
+Shape legend: B batch, R distinct robots of a batch, N robots of a fleet, L tokens of a robot, T tokens, S pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase, ProcessorMixin
+
+from embervlm.data.images import open_image, to_square
+from embervlm.data.prompts import Piece, robot_text
+from embervlm.data.tokenizer import load_tokenizer, token_ids
+from embervlm.fleet import Fleet, FleetError
+from embervlm.models.config import EmberVLMConfig
+from embervlm.models.layout import CONTEXT, GENERATED, PAD
+
+Batch = dict[str, Any]
+
+
+class EmberVLMProcessor(ProcessorMixin):
+    """Tokenizer and picture settings of a model.
+
+    Args:
+        tokenizer: has the special tokens of `embervlm.models.config.SPECIAL_TOKENS`.
+        image_size: side of the model's input in pixels.
+        max_robot_tokens, max_text_tokens: limits; a robot beyond its limit is an error, a text is cut.
+    """
+
+    attributes = ("tokenizer",)
+    tokenizer_class = "AutoTokenizer"
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        image_size: int = 224,
+        max_robot_tokens: int = 128,
+        max_text_tokens: int = 384,
+        **kwargs: Any,
+    ) -> None:
+        self.image_size = image_size
+        self.max_robot_tokens = max_robot_tokens
+        self.max_text_tokens = max_text_tokens
+        super().__init__(tokenizer, **kwargs)
+        self.ids = token_ids(tokenizer)
+        self._names = {v: k for k, v in self.ids.items()}
+
+    @classmethod
+    def build(cls, config: EmberVLMConfig, corpus: Iterable[str] | None = None) -> EmberVLMProcessor:
+        """The processor for a configuration, whose `token_ids` it sets; `corpus` trains a tokenizer where needed."""
+        return cls(load_tokenizer(config, corpus), config.image_size, config.max_robot_tokens, config.max_text_tokens)
+
+    # --------------------------------------------------------------- encoding
+
+    def words(self, text: str) -> list[int]:
+        """Plain text to ids. What looks like a special token is plain text here."""
+        return self.tokenizer(text, add_special_tokens=False, split_special_tokens=True, verbose=False)["input_ids"]
+
+    def pieces(self, pieces: Sequence[Piece]) -> tuple[list[int], list[int]]:
+        """Generated text to ids and mentions (the robot's place in the fleet, -1 for ordinary tokens)."""
+        ids: list[int] = []
+        mentions: list[int] = []
+        for kind, value in pieces:
+            if kind == "words":
+                new = self.words(str(value))
+            elif kind == "special":
+                new = [self.ids[str(value)]]
+            else:
+                new = [self.ids["<|robot|>"]]
+            ids.extend(new)
+            mentions.extend([int(value) if kind == "mention" else -1] * len(new))
+        return ids, mentions
+
+    def images(self, images: Sequence[Any]) -> Batch:
+        """Pictures (or None) to `pixel_values` (B, 3, S, S) bytes and `image_mask` (B,); empty where none has one."""
+        if all(image is None for image in images):
+            return {}
+        pixels = np.zeros((len(images), 3, self.image_size, self.image_size), dtype=np.uint8)
+        for i, image in enumerate(images):
+            if image is not None:
+                pixels[i] = to_square(open_image(image, f"image {i}"), self.image_size)
+        return {
+            "pixel_values": torch.from_numpy(pixels),
+            "image_mask": torch.tensor([image is not None for image in images]),
+        }
+
+    def robots(self, fleets: Sequence[Fleet]) -> Batch:
+        """Fleets to their distinct robots, `robot_input_ids` (R, L), and `robot_index` (B, N), -1 for none.
+
+        Raises:
+            FleetError: a robot's description is longer than the model reads.
+        """
+        rows: dict[str, int] = {}
+        index = torch.full((len(fleets), max(len(f) for f in fleets)), -1, dtype=torch.long)
+        for i, fleet in enumerate(fleets):
+            for j, robot in enumerate(fleet):
+                index[i, j] = rows.setdefault(robot_text(robot), len(rows))
+        texts = [self.words(text) for text in rows]
+        for text, ids in zip(rows, texts, strict=True):
+            if len(ids) > self.max_robot_tokens:
+                name = text.split(".")[0]
+                raise FleetError(
+                    f"robot {name!r}: its description has {len(ids)} tokens, the model reads {self.max_robot_tokens}; "
+                    "shorten its lists"
+                )
+        input_ids, mask = self._pad(texts)
+        return {"robot_input_ids": input_ids, "robot_attention_mask": mask, "robot_index": index}
+
+    def texts(
+        self,
+        contexts: Sequence[str],
+        generated: Sequence[tuple[list[int], list[int]]] | None = None,
+        start: str = "bos",
+    ) -> Batch:
+        """Contexts and generated text to one sequence per sample.
+
+        Args:
+            contexts: what is read: the prompt, question or task.
+            generated: ids and mentions of what is to be written (see `pieces`); it is opened by `start`.
+            start: name of the opening token.
+
+        Returns:
+            `input_ids`, `segments`, `mention_index` (B, T), and `labels` (B, T): the token itself where it is to be
+            predicted from the one before, -100 elsewhere.
+        """
+        rows, codes, mentions, labels = [], [], [], []
+        for i, context in enumerate(contexts):
+            head = self.words(context)[: self.max_text_tokens]
+            ids, names = generated[i] if generated is not None else ([], [])
+            tail = ([self.ids[start]] if generated is not None else []) + ids
+            room = max(self.max_text_tokens - len(head), 1)
+            tail, names = tail[:room], names[: room - 1]
+            rows.append(head + tail)
+            codes.append([CONTEXT] * len(head) + [GENERATED] * len(tail))
+            mentions.append([-1] * (len(head) + (1 if tail else 0)) + names)
+            labels.append([-100] * (len(head) + (1 if tail else 0)) + tail[1:])
+        batch = {"input_ids": self._pad(rows)[0], "segments": self._pad(codes, PAD)[0]}
+        if generated is not None:
+            batch["mention_index"] = self._pad(mentions, -1)[0]
+            batch["labels"] = self._pad(labels, -100)[0]
+        return batch
+
+    def segments(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Texts that stand alone (captions to embed): ids and mask (B, T)."""
+        return self._pad([self.words(t)[: self.max_text_tokens] or [self.ids["eos"]] for t in texts])
+
+    def _pad(self, rows: Sequence[list[int]], value: int | None = None) -> tuple[Tensor, Tensor]:
+        value = self.ids["pad"] if value is None else value
+        length = max(1, max(len(r) for r in rows))
+        padded = np.full((len(rows), length), value, dtype=np.int64)
+        for i, row in enumerate(rows):
+            padded[i, : len(row)] = row
+        lengths = torch.tensor([len(r) for r in rows])
+        return torch.from_numpy(padded), torch.arange(length)[None, :] < lengths[:, None]
+
+    # --------------------------------------------------------------- decoding
+
+    def parts(self, ids: Sequence[int], mentions: Sequence[int], names: Sequence[str]) -> list[str]:
+        """Generated ids as alternating words and special tokens' names, mentions written as `[Name]`."""
+        parts: list[str] = []
+        words: list[int] = []
+
+        def flush() -> None:
+            if words:
+                parts.append(self.tokenizer.decode(words))
+                words.clear()
+
+        for token, mention in zip(ids, mentions, strict=True):
+            name = self._names.get(token)
+            if name is None:
+                words.append(token)
+                continue
+            flush()
+            if name == "<|robot|>":
+                parts.append(f" [{names[mention]}]" if 0 <= mention < len(names) else " [?]")
+            else:
+                parts.append(name)
+            if name == "eos":
+                break
+        flush()
+        return parts
+
+    def plain(self, ids: Sequence[int]) -> str:
+        """Generated ids as words, up to the end token; special tokens are dropped."""
+        return "".join(p for p in self.parts(ids, [-1] * len(ids), []) if p not in self.ids).strip()

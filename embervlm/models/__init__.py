@@ -1,0 +1,1 @@
+"""The model: vision, language, fusion, selection, reasoning, and EmberVLM itself (`embervlm.models.auto`)."""

@@ -1,0 +1,169 @@
+"""The model's configuration and its presets."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from transformers import AutoConfig, PretrainedConfig
+
+#: Special tokens that every tokenizer of an EmberVLM has. The first four are the product's interface; `<|step|>`
+#: opens a reasoning step, `<|robot|>` is a mention of a robot whose referent the pointer chooses.
+SPECIAL_TOKENS: tuple[str, ...] = (
+    "<|reasoning_start|>",
+    "<|reasoning_end|>",
+    "<|robot_selection|>",
+    "<|action_plan|>",
+    "<|step|>",
+    "<|robot|>",
+)
+
+#: Where a tokenizer of our own puts them: first of all.
+OWN_TOKEN_IDS: dict[str, int] = {name: i for i, name in enumerate(("pad", "bos", "eos", *SPECIAL_TOKENS))}
+
+
+def _qwen3(hidden: int, layers: int, heads: int, intermediate: int, vocabulary: int) -> dict[str, Any]:
+    """A Qwen3-type decoder: RMSNorm, rotary positions, QK-norm, SwiGLU, tied embeddings."""
+    return {
+        "model_type": "qwen3",
+        "hidden_size": hidden,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "num_key_value_heads": heads,
+        "head_dim": hidden // heads,
+        "intermediate_size": intermediate,
+        "vocab_size": vocabulary,
+        "max_position_embeddings": 1024,
+        "tie_word_embeddings": True,
+        "rope_theta": 10000.0,
+    }
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "embervlm-nano": {
+        "vision_name": "repvit_m0_9",
+        "vision_args": {"embed_dim": [32, 64, 128, 192], "depth": [1, 1, 3, 1]},
+        "image_size": 128,
+        "text_config": _qwen3(256, 4, 4, 704, 3072),
+        "fusion_hidden": 512,
+        "projection_dim": 128,
+    },
+    "embervlm-37m": {
+        "vision_name": "repvit_m1_5",
+        "image_size": 224,
+        "text_config": _qwen3(384, 6, 6, 1536, 16384),
+        "fusion_hidden": 1024,
+        "projection_dim": 256,
+    },
+    "embervlm-48m": {
+        "vision_name": "repvit_m1_5",
+        "vision_weights": "timm",
+        "image_size": 224,
+        "language": "weiser/30M-0.4",
+        "fusion_hidden": 1024,
+        "projection_dim": 256,
+        "prefix_attention": "causal",
+    },
+}
+
+
+class EmberVLMConfig(PretrainedConfig):
+    """Sizes and switches of an `EmberVLM`.
+
+    Args:
+        vision_name: a timm architecture that offers `features_only`-style last feature maps (RepViT).
+        vision_args: overrides of the architecture's sizes, passed to `timm.create_model`.
+        vision_weights: None (random), "timm" (the hub's pretrained weights) or a safetensors file; read once by
+            `EmberVLM.from_parts`, never by `from_pretrained`.
+        image_size: side of the square input in pixels.
+        language: folder or hub name of a causal decoder whose weights `EmberVLM.from_parts` loads; None for a
+            decoder of `text_config` with random weights.
+        text_config: configuration of the decoder as transformers writes it. Filled from `language` when absent.
+        fusion_hidden: width of the fusion adapter's hidden layer.
+        projection_dim: width of the shared image-text embedding of stage 1.
+        max_robot_tokens: tokens of one robot's description; image and task always start at this position, so that
+            one robot's length never moves another's score.
+        max_text_tokens: tokens of task plus generated text.
+        prefix_attention: "bidirectional" (image and task, and each robot, see themselves in both directions) or
+            "causal" (as pretrained decoders know it).
+        score_temperature, score_bias: calibration of the selection scores, fitted on validation.
+        team_threshold: confidence from which a robot belongs to the team.
+        token_ids: ids of "pad", "bos", "eos" and of `SPECIAL_TOKENS` in the tokenizer; set by the processor.
+    """
+
+    model_type = "embervlm"
+    sub_configs: ClassVar = {"text_config": AutoConfig}
+
+    def __init__(
+        self,
+        vision_name: str = "repvit_m1_5",
+        vision_args: dict[str, Any] | None = None,
+        vision_weights: str | None = None,
+        image_size: int = 224,
+        image_mean: tuple[float, float, float] = (0.485, 0.456, 0.406),
+        image_std: tuple[float, float, float] = (0.229, 0.224, 0.225),
+        language: str | None = None,
+        text_config: dict[str, Any] | PretrainedConfig | None = None,
+        fusion_hidden: int = 1024,
+        projection_dim: int = 256,
+        max_robot_tokens: int = 128,
+        max_text_tokens: int = 384,
+        prefix_attention: str = "bidirectional",
+        score_temperature: float = 1.0,
+        score_bias: float = 0.0,
+        team_threshold: float = 0.5,
+        token_ids: dict[str, int] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if prefix_attention not in ("bidirectional", "causal"):
+            raise ValueError(f"prefix_attention: {prefix_attention!r} is not 'bidirectional' or 'causal'")
+        if image_size % 32:
+            raise ValueError(f"image_size: {image_size} is not a multiple of 32, the vision encoder's stride")
+        self.vision_name = vision_name
+        self.vision_args = dict(vision_args or {})
+        self.vision_weights = vision_weights
+        self.image_size = image_size
+        self.image_mean = list(image_mean)
+        self.image_std = list(image_std)
+        self.language = language
+        if isinstance(text_config, dict):
+            values = dict(text_config)
+            text_config = AutoConfig.for_model(values.pop("model_type"), **values)
+        self.text_config = text_config
+        self.fusion_hidden = fusion_hidden
+        self.projection_dim = projection_dim
+        self.max_robot_tokens = max_robot_tokens
+        self.max_text_tokens = max_text_tokens
+        self.prefix_attention = prefix_attention
+        self.score_temperature = score_temperature
+        self.score_bias = score_bias
+        self.team_threshold = team_threshold
+        self.token_ids = dict(token_ids) if token_ids else OWN_TOKEN_IDS.copy()
+        super().__init__(**kwargs)
+
+    @classmethod
+    def preset(cls, name: str, **overrides: Any) -> EmberVLMConfig:
+        """A named size, with fields overridden.
+
+        Raises:
+            ValueError: the preset or a field is not known; the message lists those that are.
+        """
+        if name not in PRESETS:
+            raise ValueError(f"preset: {name!r} is not known; there are {', '.join(PRESETS)}")
+        known = cls().to_dict()
+        for key in overrides:
+            if key not in known:
+                raise ValueError(f"model.{key}: not a field of EmberVLMConfig")
+        return cls(**{**PRESETS[name], **overrides})
+
+    def decoder_config(self) -> PretrainedConfig:
+        """The decoder's own configuration as a transformers object."""
+        if self.text_config is not None:
+            return self.text_config
+        if self.language is None:
+            raise ValueError("text_config: missing, and no 'language' to take it from")
+        return AutoConfig.from_pretrained(self.language)
+
+    @property
+    def image_tokens(self) -> int:
+        """Visual tokens of a picture: one per cell of the last feature map (stride 32)."""
+        return (self.image_size // 32) ** 2

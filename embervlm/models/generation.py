@@ -1,0 +1,151 @@
+"""Writing text with a KV cache: captions, answers, reasoning chains and plans.
+
+Shape legend: B batch, T tokens, N robots, D width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from transformers import LogitsProcessorList, TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
+
+from embervlm.models.layout import GENERATED, PAD, SELECT_REASONED
+
+if TYPE_CHECKING:
+    from embervlm.models.modeling import Context, EmberVLM
+
+
+@dataclass
+class Generation:
+    """What was written.
+
+    `sequences` (B, T) holds the new tokens, padded after the end; `mentions` (B, T) the robot that each mention means,
+    -1 elsewhere; `scores` the direct scores (B, N) and `reasoned_scores` those after the text, where asked for.
+    """
+
+    sequences: Tensor
+    mentions: Tensor
+    scores: Tensor | None = None
+    reasoned_scores: Tensor | None = None
+
+
+class WritingMixin:
+    """`generate` for `EmberVLM`: greedy or sampled, one decoder pass per token, every sample in its own place."""
+
+    @torch.no_grad()
+    def generate(  # type: ignore[misc]
+        self: EmberVLM,
+        input_ids: Tensor,
+        segments: Tensor,
+        start_ids: Tensor,
+        max_new_tokens: int = 64,
+        do_sample: bool = False,
+        temperature: float = 1.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        select: bool = False,
+        forced: Tensor | None = None,
+        forced_mentions: Tensor | None = None,
+        **inputs: Any,
+    ) -> Generation:
+        """Continue a batch of contexts.
+
+        Args:
+            input_ids, segments, inputs: as `forward`; all tokens are context.
+            start_ids: (B,) the token that opens the generated text (`<|reasoning_start|>` or the beginning token).
+            max_new_tokens: tokens at most, the opening one not counted.
+            do_sample, temperature, top_k, top_p: sampling; greedy otherwise.
+            select: also read the robots' scores, before and after the text.
+            forced, forced_mentions: (B, F) text to write first, given by the caller (-1 pads): the model goes on
+                after it. Used to intervene on a chain.
+
+        Returns:
+            The tokens after the opening one, up to and with the end token.
+        """
+        output = self(input_ids=input_ids, segments=segments, select=select or self._has_fleet(inputs), **inputs)
+        context: Context = output.context
+        samples = input_ids.shape[0]
+        device = input_ids.device
+        warp = LogitsProcessorList()
+        if do_sample:
+            warp.append(TemperatureLogitsWarper(temperature))
+            if top_k:
+                warp.append(TopKLogitsWarper(top_k))
+            if top_p < 1:
+                warp.append(TopPLogitsWarper(top_p))
+        ids = self.config.token_ids
+        token, mention = start_ids, torch.full((samples,), -1, device=device)
+        alive = torch.ones(samples, dtype=torch.bool, device=device)
+        tokens, mentions = [], []
+        for step in range(max_new_tokens + 1):
+            codes = torch.where(alive, GENERATED, PAD)[:, None]
+            hidden = self._append_text(context, token[:, None], mention[:, None], codes)
+            alive = alive & (token != ids["eos"])
+            if step == max_new_tokens or not bool(alive.any()):
+                break
+            last = self.reasoning.refine(hidden[:, 0]) if output.scores is not None else hidden[:, 0]
+            token, mention = self._next_token(last, context, output.scores, do_sample, warp, input_ids)
+            if forced is not None and step < forced.shape[1]:
+                given = forced[:, step] >= 0
+                token = torch.where(given, forced[:, step], token)
+                if forced_mentions is not None:
+                    mention = torch.where(given, forced_mentions[:, step], mention)
+            token = torch.where(alive, token, ids["pad"])
+            mention = torch.where(alive & (token == ids["<|robot|>"]), mention, -1)
+            tokens.append(token)
+            mentions.append(mention)
+        empty = torch.zeros(samples, 0, dtype=torch.long, device=device)
+        generation = Generation(
+            sequences=torch.stack(tokens, 1) if tokens else empty,
+            mentions=torch.stack(mentions, 1) if mentions else empty,
+            scores=output.scores,
+        )
+        if select and output.scores is not None:
+            generation.reasoned_scores = self._reasoned_scores(context, output.scores)
+        return generation
+
+    @staticmethod
+    def _has_fleet(inputs: dict[str, Any]) -> bool:
+        return inputs.get("robot_index") is not None
+
+    def _append_text(self: EmberVLM, context: Context, token: Tensor, mention: Tensor, codes: Tensor) -> Tensor:  # type: ignore[misc]
+        embeddings = self.text_embeddings(token, mention, context)
+        hidden = self.extend(context, embeddings, codes, context.next_position[:, None])
+        context.next_position = context.next_position + (codes[:, 0] != PAD)
+        return hidden
+
+    def _next_token(  # type: ignore[misc]
+        self: EmberVLM,
+        hidden: Tensor,
+        context: Context,
+        scores: Tensor | None,
+        do_sample: bool,
+        warp: LogitsProcessorList,
+        input_ids: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        logits = self.language.logits(hidden).float()
+        robots = context.robot_mask.shape[1]
+        if robots == 0 or scores is None:
+            logits[:, self.config.token_ids["<|robot|>"]] = -torch.inf  # nobody to mention
+        if do_sample:
+            token = torch.multinomial(warp(input_ids, logits).softmax(-1), 1)[:, 0]
+        else:
+            token = logits.argmax(-1)
+        if robots == 0 or scores is None:
+            return token, torch.full_like(token, -1)
+        pointer = self.reference.pointer(hidden[:, None], context.summaries, scores, context.robot_mask)[:, 0]
+        return token, pointer.argmax(-1)
+
+    def _reasoned_scores(self: EmberVLM, context: Context, direct: Tensor) -> Tensor:  # type: ignore[misc]
+        samples, robots = direct.shape
+        hidden = self.extend(
+            context,
+            self.selection_embeddings(context),
+            torch.where(context.robot_mask, SELECT_REASONED, PAD),
+            context.next_position[:, None].expand(-1, robots),
+            torch.arange(robots, device=direct.device).expand(samples, -1),
+        )
+        return self.reasoning.answer(hidden, direct).masked_fill(~context.robot_mask, -1e4)

@@ -1,0 +1,134 @@
+"""The small modules around vision and language: fusion, selection, mentions, reasoning.
+
+Shape legend: B batch, P visual tokens, N robots, T text tokens, D decoder width, V vision width.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+
+class FusionAdapter(nn.Module):
+    """Visual tokens into the decoder's space: a two-layer MLP and learned places on the grid."""
+
+    def __init__(self, vision_width: int, hidden: int, width: int, tokens: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(vision_width)
+        self.up = nn.Linear(vision_width, hidden)
+        self.down = nn.Linear(hidden, width)
+        self.places = nn.Parameter(torch.zeros(tokens, width))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(B, P, V) → (B, P, D)."""
+        return self.down(nn.functional.gelu(self.up(self.norm(features)))) + self.places
+
+
+class AttentionPool(nn.Module):
+    """One vector of a sequence, by a learned query."""
+
+    def __init__(self, width: int, out: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.score = nn.Linear(width, 1)
+        self.project = nn.Linear(width, out)
+
+    def forward(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
+        """(B, T, D), mask (B, T) → (B, out), of length one."""
+        tokens = self.norm(tokens)
+        weights = self.score(tokens).squeeze(-1).float()
+        if mask is not None:
+            weights = weights.masked_fill(~mask.bool(), torch.finfo(weights.dtype).min)
+        pooled = (weights.softmax(dim=-1).to(tokens.dtype)[:, :, None] * tokens).sum(dim=1)
+        return nn.functional.normalize(self.project(pooled).float(), dim=-1)
+
+
+class SelectionHead(nn.Module):
+    """A robot's score from its selection token: the log-odds that it can do the task."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.hidden = nn.Linear(width, width)
+        self.score = nn.Linear(width, 1)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """(B, N, D) → (B, N) float32."""
+        return self.score(nn.functional.gelu(self.hidden(self.norm(tokens)))).squeeze(-1).float()
+
+
+class RobotReference(nn.Module):
+    """What a robot is in one vector, and which robot a mention means.
+
+    The summary pools a robot's segment; it opens the robot's selection token and fills its mentions. A mention is
+    decided by a pointer over the fleet, so that a name never has to be spelled and unseen names cannot be misspelled.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.pool = nn.Linear(width, 1)
+        self.select = nn.Linear(width, width)
+        self.mention = nn.Linear(width, width)
+        self.query = nn.Linear(width, width)
+        self.key = nn.Linear(width, width)
+        self.score_weight = nn.Parameter(torch.tensor(0.5))
+
+    def summaries(self, hidden: Tensor, mask: Tensor) -> Tensor:
+        """Robot segments (R, L, D) with mask (R, L) → (R, D)."""
+        weights = self.pool(hidden).squeeze(-1).float().masked_fill(~mask.bool(), -1e4).softmax(dim=-1)
+        return (weights.to(hidden.dtype)[:, :, None] * hidden).sum(dim=1)
+
+    def pointer(self, hidden: Tensor, summaries: Tensor, scores: Tensor, robot_mask: Tensor) -> Tensor:
+        """Logits (B, T, N) of the robot that a mention after each token means.
+
+        Args:
+            hidden: (B, T, D) states of the tokens before the mention.
+            summaries: (B, N, D) of the sample's robots.
+            scores: (B, N) direct selection scores: what is chosen is also what is said.
+            robot_mask: (B, N) True where a robot exists.
+        """
+        queries, keys = self.query(hidden), self.key(summaries)
+        logits = (queries @ keys.transpose(1, 2)).float() / math.sqrt(keys.shape[-1])
+        logits = logits + self.score_weight * scores[:, None, :]
+        return logits.masked_fill(~robot_mask[:, None, :], -1e4)
+
+
+class ReasoningModule(nn.Module):
+    """What stage 4 adds: reasoning head, step validator, answer head.
+
+    The reasoning head refines the states from which chains are written; the validator says for each step whether it
+    holds for the scene and the task; the answer head corrects a robot's direct score by what the chain established.
+    The first and the last start as the identity, so that a model without stage 4 is unchanged by them.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.reasoning_norm = nn.LayerNorm(width)
+        self.reasoning_up = nn.Linear(width, 2 * width)
+        self.reasoning_down = nn.Linear(2 * width, width)
+        self.validator = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width), nn.GELU(), nn.Linear(width, 1))
+        self.answer_norm = nn.LayerNorm(width)
+        self.answer_hidden = nn.Linear(width, width)
+        self.answer_score = nn.Linear(width, 1)
+
+    def start_as_identity(self) -> None:
+        """Zero the last layers, so that a fresh module changes nothing."""
+        for layer in (self.reasoning_down, self.answer_score):
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
+
+    def refine(self, hidden: Tensor) -> Tensor:
+        """States of generated tokens (B, T, D) → (B, T, D)."""
+        inner = nn.functional.gelu(self.reasoning_up(self.reasoning_norm(hidden)))
+        return hidden + self.reasoning_down(inner)
+
+    def validate(self, hidden: Tensor) -> Tensor:
+        """States at the ends of steps (…, D) → log-odds (…) that the step is right."""
+        return self.validator(hidden).squeeze(-1).float()
+
+    def answer(self, tokens: Tensor, direct: Tensor) -> Tensor:
+        """Selection tokens after a chain (B, N, D) and direct scores (B, N) → scores (B, N)."""
+        inner = nn.functional.gelu(self.answer_hidden(self.answer_norm(tokens)))
+        return direct + self.answer_score(inner).squeeze(-1).float()

@@ -1,0 +1,86 @@
+"""Stage 1: vision-language alignment. 0.5 InfoNCE over the global batch + 0.5 captioning."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from embervlm.data.processor import EmberVLMProcessor
+from embervlm.data.prompts import CAPTION_PROMPT
+from embervlm.data.schema import Record
+from embervlm.models.modeling import EmberVLM
+from embervlm.stages.base import Batch, Gather, Stage, StageModule, chunks
+from embervlm.stages.losses import info_nce, language_loss
+
+
+class AlignmentModule(StageModule):
+    """Contrast and captioning of the same pictures."""
+
+    contrastive_weight = 0.5
+    captioning_weight = 0.5
+
+    def forward(self, batch: Batch, progress: float = 0.0, gather: Gather | None = None) -> dict[str, Tensor]:
+        """The two losses and the batch's retrieval accuracy."""
+        model = self.model
+        features = model.visual_features(batch["pixel_values"])
+        images = model.embed_images(features)
+        texts = model.embed_texts(batch["caption_ids"], batch["caption_mask"])
+        images_all, texts_all = (gather(images), gather(texts)) if gather else (images, texts)
+        rank = torch.distributed.get_rank() if gather else 0
+        contrast = info_nce(images, texts, model.logit_scale, images_all, texts_all, rank * images.shape[0])
+        output = model(
+            input_ids=batch["input_ids"],
+            segments=batch["segments"],
+            image_features=features,
+            image_mask=batch["image_mask"],
+        )
+        captioning, _ = language_loss(model, output.text_hidden, batch["labels"])
+        contrastive = contrast.pop("loss")
+        return {
+            "loss": self.contrastive_weight * contrastive + self.captioning_weight * captioning,
+            "contrastive_loss": contrastive.detach(),
+            "captioning_loss": captioning.detach(),
+            "logit_scale": model.logit_scale.detach().exp(),
+            **contrast,
+        }
+
+
+class Alignment(Stage):
+    """Fusion and language learn what pictures show; the vision encoder stays as it is."""
+
+    number, name, kind = 1, "align", "caption"
+    metric = "retrieval_1_of_64"
+
+    def trained(self, model: EmberVLM, phase: str) -> list[nn.Module | nn.Parameter]:
+        """Fusion, language and the shared embedding."""
+        return [model.fusion, model.language, model.image_pool, model.text_pool, model.logit_scale]
+
+    def module(self, model: EmberVLM) -> AlignmentModule:
+        """The model with the alignment loss."""
+        return AlignmentModule(model)
+
+    def collate(self, processor: EmberVLMProcessor, records: Sequence[Record], seed: int | None) -> Batch:
+        """Pictures, captions to embed and captions to write."""
+        captions = [r.response for r in records]
+        written = [processor.pieces([("words", c), ("special", "eos")]) for c in captions]
+        batch: Batch = processor.texts([CAPTION_PROMPT] * len(records), written)
+        batch |= processor.images([r.image for r in records])
+        batch["caption_ids"], batch["caption_mask"] = processor.segments(captions)
+        return batch
+
+    @torch.inference_mode()
+    def evaluate(
+        self, module: StageModule, processor: EmberVLMProcessor, records: Sequence[Record], batch_size: int = 64
+    ) -> dict[str, float]:
+        """Image-to-text retrieval at rank 1 among consecutive groups of 64."""
+        model = module.model
+        model.processor = processor
+        hits: list[bool] = []
+        for group in chunks(records, 64):
+            images = model.encode_images([r.image for r in group])
+            texts = model.encode_texts([r.response for r in group])
+            hits.extend((images @ texts.T).argmax(axis=1) == np.arange(len(group)))
+        return {"retrieval_1_of_64": float(np.mean(hits))}

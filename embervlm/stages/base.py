@@ -1,0 +1,101 @@
+"""What a stage is to the loop.
+
+Shape legend: B batch, N robots, T tokens, K entries of a teacher's distribution, D width.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from embervlm.data.processor import EmberVLMProcessor
+from embervlm.data.schema import Record
+from embervlm.models.modeling import EmberVLM
+
+Gather = Callable[[Tensor], Tensor]
+Batch = dict[str, Any]
+
+
+class StageModule(nn.Module):
+    """A model with a stage's loss around it: what the training engine wraps.
+
+    `forward(batch, progress, gather)` returns scalars (float32, means over the local batch); "loss" is optimised.
+    `progress` runs from 0 to 1 over the phase. `gather` concatenates a tensor over all workers along its first
+    dimension and is differentiable; None on one worker.
+    """
+
+    def __init__(self, model: EmberVLM) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, batch: Batch, progress: float = 0.0, gather: Gather | None = None) -> dict[str, Tensor]:
+        """The losses of a batch."""
+        raise NotImplementedError  # pragma: no cover - every stage has its own
+
+
+class Stage(ABC):
+    """One stage: what trains, on what, towards what, and how it is judged."""
+
+    number: int
+    name: str
+    #: Kind of record it reads (`embervlm.data.schema.KINDS`).
+    kind: str
+    phases: tuple[str, ...] = ("main",)
+    #: Validation metric by which the best checkpoint is kept.
+    metric: str
+    mode: str = "max"
+
+    @abstractmethod
+    def trained(self, model: EmberVLM, phase: str) -> list[nn.Module | nn.Parameter]:
+        """The parts that train in a phase."""
+
+    @abstractmethod
+    def module(self, model: EmberVLM) -> StageModule:
+        """The model with this stage's loss."""
+
+    @abstractmethod
+    def collate(self, processor: EmberVLMProcessor, records: Sequence[Record], seed: int | None) -> Batch:
+        """Records to a batch of CPU tensors. With a seed, training's random choices are made from it alone."""
+
+    @abstractmethod
+    def evaluate(
+        self, module: StageModule, processor: EmberVLMProcessor, records: Sequence[Record], batch_size: int = 64
+    ) -> dict[str, float]:
+        """Validation metrics: cheap, and none is read from tokens that hold the answer."""
+
+    def prepare(self, model: EmberVLM, phase: str) -> None:
+        """Set what trains and what is frozen; frozen parts are in eval mode, batch statistics included."""
+        model.train()
+        model.requires_grad_(False)
+        for part in self.trained(model, phase):
+            part.requires_grad_(True)
+        vision_trains = any(p.requires_grad for p in model.vision.parameters())
+        model.vision.freeze(parameters=not vision_trains, statistics=self.number != 0)
+
+    def finish(self, module: StageModule, processor: EmberVLMProcessor, records: Sequence[Record]) -> None:
+        """What is fitted on validation records after training, before the model is saved (calibration)."""
+
+    def length(self, record: Record) -> int:
+        """A cheap estimate of a record's cost, in characters; batches are bucketed by it."""
+        return len(record.instruction) + len(record.response)
+
+
+def chunks(records: Iterable[Record], size: int) -> Iterator[list[Record]]:
+    """Consecutive groups of at most `size` records."""
+    group: list[Record] = []
+    for record in records:
+        group.append(record)
+        if len(group) == size:
+            yield group
+            group = []
+    if group:
+        yield group
+
+
+def to_device(batch: Batch, device: torch.device) -> Batch:
+    """The batch with its tensors on a device."""
+    return {k: v.to(device) if isinstance(v, Tensor) else v for k, v in batch.items()}

@@ -1,0 +1,106 @@
+"""Stage 2: instruction tuning. 0.7 supervised answers + 0.3 distillation (T = 2) where a teacher has spoken."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from embervlm.data.processor import EmberVLMProcessor
+from embervlm.data.schema import Record
+from embervlm.models.modeling import EmberVLM
+from embervlm.stages.base import Batch, Gather, Stage, StageModule
+from embervlm.stages.losses import language_loss
+
+
+class InstructionModule(StageModule):
+    """Answers from the data and, at their tokens, the teacher's stored distribution."""
+
+    sft_weight = 0.7
+    distillation_weight = 0.3
+    temperature = 2.0
+
+    def forward(self, batch: Batch, progress: float = 0.0, gather: Gather | None = None) -> dict[str, Tensor]:
+        """The supervised loss, and the distillation loss where records have teacher fields."""
+        output = self.model(**batch)
+        supervised, distilled = language_loss(
+            self.model,
+            output.text_hidden,
+            batch["labels"],
+            batch.get("teacher_ids"),
+            batch.get("teacher_logprobs"),
+            self.temperature,
+        )
+        if distilled is None:
+            return {"loss": supervised, "sft_loss": supervised.detach()}
+        loss = self.sft_weight * supervised + self.distillation_weight * distilled
+        return {"loss": loss, "sft_loss": supervised.detach(), "distill_loss": distilled.detach()}
+
+
+class Instruction(Stage):
+    """Fusion and language learn to answer questions about pictures."""
+
+    number, name, kind = 2, "instruction", "instruction"
+    metric = "answer_accuracy"
+    #: Share of training questions whose picture is withheld, so that the model also knows to do without.
+    image_dropout = 0.1
+
+    def trained(self, model: EmberVLM, phase: str) -> list[nn.Module | nn.Parameter]:
+        """Fusion and language."""
+        return [model.fusion, model.language]
+
+    def module(self, model: EmberVLM) -> InstructionModule:
+        """The model with the instruction loss."""
+        return InstructionModule(model)
+
+    def collate(self, processor: EmberVLMProcessor, records: Sequence[Record], seed: int | None) -> Batch:
+        """Questions, pictures, answers and what a teacher said."""
+        written = [processor.pieces([("words", r.response), ("special", "eos")]) for r in records]
+        batch: Batch = processor.texts([r.instruction for r in records], written)
+        drop = np.zeros(len(records), dtype=bool)
+        if seed is not None:
+            drop = np.random.default_rng(seed).random(len(records)) < self.image_dropout
+        batch |= processor.images([None if d else r.image for r, d in zip(records, drop, strict=True)])
+        return batch | _teacher(records, batch["labels"])
+
+    @torch.inference_mode()
+    def evaluate(
+        self, module: StageModule, processor: EmberVLMProcessor, records: Sequence[Record], batch_size: int = 64
+    ) -> dict[str, float]:
+        """Share of greedy answers that equal the expected one, case and spaces aside."""
+        model = module.model
+        model.processor = processor
+        requests = [{"image": r.image, "prompt": r.instruction} for r in records]
+        answers = model.generate_texts(requests, max_new_tokens=16, batch_size=batch_size)
+        right = [a.strip().lower() == r.response.strip().lower() for a, r in zip(answers, records, strict=True)]
+        return {"answer_accuracy": float(np.mean(right))}
+
+
+def _teacher(records: Sequence[Record], labels: Tensor) -> Batch:
+    """Teacher fields at the labelled tokens: ids and log-probabilities (B, T, K); empty where none spoke.
+
+    Raises:
+        ValueError: a record has another number of teacher entries than response tokens (its shards were made with
+            another tokenizer).
+    """
+    spoken = [r for r in records if r.teacher_token_ids]
+    if not spoken:
+        return {}
+    width = max(len(entry) for r in spoken for entry in r.teacher_token_ids or [])
+    ids = torch.full((*labels.shape, width), -1, dtype=torch.long)
+    logprobs = torch.zeros((*labels.shape, width))
+    for i, record in enumerate(records):
+        if not record.teacher_token_ids or not record.teacher_logprobs:
+            continue
+        places = (labels[i] >= 0).nonzero()[:, 0].tolist()
+        if len(places) != len(record.teacher_token_ids):
+            raise ValueError(
+                f"record {record.id}: {len(record.teacher_token_ids)} teacher entries for {len(places)} response "
+                "tokens; run the teacher job again with this tokenizer"
+            )
+        for place, entry, values in zip(places, record.teacher_token_ids, record.teacher_logprobs, strict=True):
+            ids[i, place, : len(entry)] = torch.tensor(entry)
+            logprobs[i, place, : len(values)] = torch.tensor(values)
+    return {"teacher_ids": ids, "teacher_logprobs": logprobs}

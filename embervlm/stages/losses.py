@@ -1,0 +1,112 @@
+"""The losses, each once.
+
+Shape legend: B batch, N robots, T tokens, M labelled tokens, K entries of a teacher's distribution, V vocabulary,
+D width, E shared embedding.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from embervlm.models.modeling import Context, EmberVLM
+
+
+def info_nce(
+    left: Tensor, right: Tensor, logit_scale: Tensor, left_all: Tensor, right_all: Tensor, rank_offset: int
+) -> dict[str, Tensor]:
+    """Symmetric InfoNCE (CLIP, arXiv:2103.00020) of local rows against the global batch.
+
+    Args:
+        left, right: (B, E) unit vectors of this worker's pairs.
+        left_all, right_all: (B·workers, E) those of all workers, gathered with gradients.
+        logit_scale: logarithm of the inverse temperature, bounded at ln 100 as in CLIP.
+        rank_offset: row of this worker's first pair in the global batch.
+    """
+    scale = logit_scale.clamp(max=4.6052).exp()
+    target = torch.arange(left.shape[0], device=left.device) + rank_offset
+    forward, backward = scale * left @ right_all.T, scale * right @ left_all.T
+    loss_forward, loss_backward = F.cross_entropy(forward, target), F.cross_entropy(backward, target)
+    return {
+        "loss": (loss_forward + loss_backward) / 2,
+        "loss_i2t": loss_forward.detach(),
+        "loss_t2i": loss_backward.detach(),
+        "acc_i2t": (forward.argmax(1) == target).float().mean(),
+        "acc_t2i": (backward.argmax(1) == target).float().mean(),
+    }
+
+
+def language_loss(
+    model: EmberVLM,
+    hidden: Tensor,
+    labels: Tensor,
+    teacher_ids: Tensor | None = None,
+    teacher_logprobs: Tensor | None = None,
+    temperature: float = 2.0,
+) -> tuple[Tensor, Tensor | None]:
+    """Next-token cross-entropy, and the distance to a teacher's stored top-k where there is one.
+
+    Args:
+        hidden: (B, T, D).
+        labels: (B, T) the token itself where it is to be predicted from the one before, -100 elsewhere.
+        teacher_ids, teacher_logprobs: (B, T, K) at the labels' places; ids of -1 where no teacher spoke.
+        temperature: of the distillation (Hinton et al., arXiv:1503.02531), over the renormalised top-k.
+
+    Returns:
+        Mean cross-entropy over labelled tokens, and KL(teacher ‖ student) · temperature², or None.
+    """
+    target = labels[:, 1:]
+    chosen = target >= 0
+    if not bool(chosen.any()):
+        return hidden.sum() * 0, None
+    logits = model.language.logits(hidden[:, :-1][chosen]).float()  # (M, V)
+    loss = F.cross_entropy(logits, target[chosen])
+    if teacher_ids is None or teacher_logprobs is None:
+        return loss, None
+    ids, logprobs = teacher_ids[:, 1:][chosen], teacher_logprobs[:, 1:][chosen]  # (M, K)
+    spoken = ids[:, 0] >= 0
+    if not bool(spoken.any()):
+        return loss, None
+    student = F.log_softmax(logits[spoken].gather(1, ids[spoken].clamp_min(0)) / temperature, dim=1)
+    teacher = F.log_softmax(logprobs[spoken].masked_fill(ids[spoken] < 0, -1e4) / temperature, dim=1)
+    return loss, F.kl_div(student, teacher, log_target=True, reduction="batchmean") * temperature**2
+
+
+def pointer_loss(
+    model: EmberVLM, hidden: Tensor, mention_index: Tensor, labels: Tensor, context: Context, scores: Tensor
+) -> Tensor:
+    """Cross-entropy of the robots that the text mentions.
+
+    Args:
+        hidden: (B, T, D); mention_index, labels: (B, T); only labelled mentions count.
+        scores: (B, N) direct scores; their gradient is not taken here, what is said follows what is chosen.
+    """
+    target = mention_index[:, 1:]
+    chosen = (target >= 0) & (labels[:, 1:] >= 0)
+    if not bool(chosen.any()):
+        return hidden.sum() * 0
+    logits = model.reference.pointer(hidden[:, :-1], context.summaries, scores.detach(), context.robot_mask)
+    return F.cross_entropy(logits[chosen], target[chosen])
+
+
+def selection_losses(scores: Tensor, labels: Tensor, robot_mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Ranking and team loss of robots' scores.
+
+    Args:
+        scores: (B, N) log-odds.
+        labels: (B, N) 1 where the robot can do the task.
+        robot_mask: (B, N) True where a robot exists.
+
+    Returns:
+        Ranking: -log of the probability, under a softmax over the fleet, of choosing any robot that can do it.
+        Team: mean binary cross-entropy over robots.
+    """
+    scores = scores.masked_fill(~robot_mask, -1e4)
+    log_probability = F.log_softmax(scores, dim=1)
+    good = log_probability.masked_fill(labels < 0.5, -1e4)
+    solvable = (labels > 0.5).any(dim=1)
+    ranking = -torch.logsumexp(good, dim=1)
+    ranking = (ranking * solvable).sum() / solvable.sum().clamp_min(1)
+    team = F.binary_cross_entropy_with_logits(scores, labels, reduction="none")
+    return ranking, (team * robot_mask).sum() / robot_mask.sum().clamp_min(1)

@@ -1,0 +1,245 @@
+"""Stage 4: reasoning, in two phases.
+
+Phase "modules" trains the reasoning module (reasoning head, step validator, answer head) on a frozen backbone; phase
+"joint" trains everything and adds grounding. Scheduled sampling (Bengio et al., arXiv:1506.03099, in the two-pass form
+of Mihaylova and Martins, arXiv:1906.07651) replaces a growing share of the chain's input tokens by the model's own, so
+that the answer head learns to read chains as the model writes them, not as the data holds them.
+
+Shape legend: B batch, N robots, T tokens, D width; four steps a chain.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from embervlm.data.processor import EmberVLMProcessor
+from embervlm.data.prompts import chain_pieces, plan_pieces
+from embervlm.data.schema import STEPS, Record
+from embervlm.models.layout import GENERATED
+from embervlm.models.modeling import EmberVLM, EmberVLMOutput
+from embervlm.stages.base import Batch, Gather, Stage, StageModule, chunks
+from embervlm.stages.losses import info_nce, selection_losses
+from embervlm.stages.selection import calibrate, chain_losses, selection_inputs
+
+_ENVIRONMENT_STEP = STEPS.index("environment assessment")
+#: Steps that may be replaced by another record's; the decision is judged by the answer, not by the validator.
+_CORRUPTIBLE = (0, 1, 2)
+
+
+class ReasoningStageModule(StageModule):
+    """Chain, step validity, answer after the chain, and in the joint phase grounding and the direct answer."""
+
+    reasoning_weight = 0.4
+    consistency_weight = 0.2
+    answer_weight = 0.6
+    grounding_weight = 0.1
+    #: Share of the chain's tokens that are the model's own at the end of the phase.
+    sampling_share = 0.5
+
+    def forward(self, batch: Batch, progress: float = 0.0, gather: Gather | None = None) -> dict[str, Tensor]:
+        """The stage's losses; which parts get gradients is the phase's choice."""
+        model = self.model
+        joint = any(p.requires_grad for p in model.language.parameters())
+        features = model.visual_features(batch["pixel_values"]) if "pixel_values" in batch else None
+        fleet = model.read_robots(batch["robot_input_ids"], batch["robot_attention_mask"])
+        inputs = {
+            "segments": batch["chain_segments"],
+            "image_features": features,
+            "image_mask": batch.get("image_mask"),
+            "fleet": fleet,
+            "robot_index": batch["robot_index"],
+            "select": True,
+        }
+        ids, mentions = self._mixed(batch, inputs, progress * self.sampling_share)
+        output = model(input_ids=ids, mention_index=mentions, select_reasoned=True, **inputs)
+        losses = chain_losses(model, output, batch)
+        validity = self._validity(output, batch)
+        robot_mask = batch["robot_index"] >= 0
+        ranking, team = selection_losses(output.reasoned_scores, batch["robot_labels"], robot_mask)
+        answer = ranking + team
+        loss = (
+            self.reasoning_weight * (losses["reasoning_loss"] + losses["mention_loss"])
+            + self.consistency_weight * validity
+            + self.answer_weight * answer
+        )
+        logged = {name: value.detach() for name, value in losses.items()}
+        if joint:
+            direct_ranking, direct_team = selection_losses(output.scores, batch["robot_labels"], robot_mask)
+            loss = loss + self.answer_weight * (direct_ranking + direct_team)
+            if features is not None:
+                grounding = self._grounding(output, features, batch, gather)
+                loss = loss + self.grounding_weight * grounding
+                logged["grounding_loss"] = grounding.detach()
+        first = batch["robot_labels"].gather(1, output.reasoned_scores.argmax(1, keepdim=True))
+        return {
+            "loss": loss,
+            "consistency_loss": validity.detach(),
+            "answer_loss": answer.detach(),
+            "accuracy": first.mean(),
+            **logged,
+        }
+
+    @torch.no_grad()
+    def _mixed(self, batch: Batch, inputs: dict[str, object], share: float) -> tuple[Tensor, Tensor]:
+        """The chain's input tokens with a share replaced by what the model would have written there."""
+        ids, mentions = batch["chain_input_ids"], batch["chain_mention_index"]
+        if share <= 0:
+            return ids, mentions
+        model = self.model
+        output = model(input_ids=ids, mention_index=mentions, **inputs)
+        hidden = model.reasoning.refine(output.text_hidden)[:, :-1]
+        swap = (batch["chain_labels"][:, 1:] >= 0) & (batch["chain_draws"][:, 1:] < share)
+        ids, mentions = ids.clone(), mentions.clone()
+        is_mention = mentions[:, 1:] >= 0
+        special = torch.tensor(sorted(model.config.token_ids.values()), device=ids.device)
+        word = swap & ~is_mention & ~torch.isin(ids[:, 1:], special)
+        if bool(word.any()):
+            own = model.language.logits(hidden[word]).argmax(-1)
+            # A special token in the middle of words would break the layout of steps: words stay words.
+            ids[:, 1:][word] = torch.where(torch.isin(own, special), ids[:, 1:][word], own)
+        named = swap & is_mention
+        if bool(named.any()):
+            context = output.context
+            pointer = model.reference.pointer(hidden, context.summaries, output.scores, context.robot_mask)
+            mentions[:, 1:][named] = pointer.argmax(-1)[named]
+        return ids, mentions
+
+    def _validity(self, output: EmberVLMOutput, batch: Batch) -> Tensor:
+        rows = torch.arange(batch["step_ends"].shape[0], device=batch["step_ends"].device)[:, None]
+        known = batch["step_ends"] >= 0
+        hidden = output.text_hidden[rows, batch["step_ends"].clamp_min(0)]
+        logits = self.model.reasoning.validate(hidden)
+        return F.binary_cross_entropy_with_logits(logits[known], batch["step_valid"][known])
+
+    def _grounding(self, output: EmberVLMOutput, features: Tensor, batch: Batch, gather: Gather | None) -> Tensor:
+        """InfoNCE between a picture and what the chain says of the place."""
+        images = self.model.embed_images(features)
+        texts = self.model.text_pool(output.text_hidden, batch["environment_mask"])
+        images_all, texts_all = (gather(images), gather(texts)) if gather else (images, texts)
+        rank = torch.distributed.get_rank() if gather else 0
+        scale = self.model.logit_scale
+        return info_nce(images, texts, scale, images_all, texts_all, rank * images.shape[0])["loss"]
+
+
+class Reasoning(Stage):
+    """First the reasoning module on a frozen backbone, then all together."""
+
+    number, name, kind = 4, "cot_reasoning", "reasoning"
+    phases = ("modules", "joint")
+    metric = "first_choice"
+    image_dropout = 0.05
+    task_dropout = 0.0
+    #: Share of training chains in which one step is another record's, for the validator to notice.
+    corrupted_share = 0.3
+
+    def trained(self, model: EmberVLM, phase: str) -> list[nn.Module | nn.Parameter]:
+        """The reasoning module; in the joint phase everything.
+
+        Raises:
+            ValueError: the phase is not one of the two.
+        """
+        if phase not in self.phases:
+            raise ValueError(f"stage 4: phase {phase!r} is not one of {', '.join(self.phases)}")
+        return [model.reasoning] if phase == "modules" else [model]
+
+    def module(self, model: EmberVLM) -> ReasoningStageModule:
+        """The model with the reasoning losses."""
+        return ReasoningStageModule(model)
+
+    def length(self, record: Record) -> int:
+        """Characters of task, chain and plan."""
+        return len(record.instruction) + sum(map(len, record.reasoning)) + sum(len(p["subtask"]) for p in record.plan)
+
+    def collate(self, processor: EmberVLMProcessor, records: Sequence[Record], seed: int | None) -> Batch:
+        """Fleets, pictures, tasks, labels and chains, some with a wrong step."""
+        rng = np.random.default_rng(seed)
+        batch, tasks, fleets = selection_inputs(processor, records, seed, self.image_dropout, self.task_dropout)
+        written, ends, valid, places = [], [], [], []
+        for record, fleet, task in zip(records, fleets, tasks, strict=True):
+            steps, wrong = list(record.reasoning), -1
+            if seed is not None and rng.random() < self.corrupted_share:
+                wrong = int(rng.choice(_CORRUPTIBLE))
+                other = records[int(rng.integers(len(records)))]
+                if len(other.reasoning) <= wrong or other.reasoning[wrong] == steps[wrong]:
+                    wrong = -1
+                else:
+                    steps[wrong] = _plain(other.reasoning[wrong])
+            written.append(_written(processor, steps, record, fleet.names))
+            head = len(processor.words(task)) + 1
+            step_ends, unit = _steps(processor, written[-1][0])
+            ends.append([head + e for e in step_ends])
+            valid.append([float(i != wrong) for i in range(len(STEPS))])
+            places.append((head, unit, wrong))
+        texts = processor.texts(tasks, written, start="<|reasoning_start|>")
+        labels = texts["labels"]
+        length = labels.shape[1]
+        environment = torch.zeros(labels.shape, dtype=torch.bool)
+        for i, (head, unit, wrong) in enumerate(places):
+            if wrong >= 0:
+                labels[i, head + unit[wrong][0] : head + unit[wrong][1]] = -100
+            environment[i, head + unit[_ENVIRONMENT_STEP][0] : head + unit[_ENVIRONMENT_STEP][1]] = True
+        batch |= {f"chain_{name}": value for name, value in texts.items()}
+        batch["environment_mask"] = environment & (texts["segments"] == GENERATED)
+        batch["step_ends"] = torch.tensor([[e if e < length else -1 for e in row] for row in ends])
+        batch["step_valid"] = torch.tensor(valid)
+        batch["chain_draws"] = torch.from_numpy(rng.random(labels.shape, dtype=np.float32))
+        return batch
+
+    @torch.inference_mode()
+    def evaluate(
+        self, module: StageModule, processor: EmberVLMProcessor, records: Sequence[Record], batch_size: int = 64
+    ) -> dict[str, float]:
+        """With reasoning: first choice, four-step chains, and decisions that name the robot that is answered."""
+        model = module.model
+        model.processor = processor
+        first, direct, complete, consistent = [], [], [], []
+        for group in chunks(records, batch_size):
+            requests = [{"image": r.image, "task": r.instruction, "fleet": r.robots} for r in group]
+            for record, answer in zip(group, model.select_many(requests, reasoning=True), strict=True):
+                names = [r["name"] for r in record.robots]
+                best = answer["robots"][0]["robot"]
+                first.append(best in record.labels)
+                direct.append(names[int(answer["direct_scores"].argmax())] in record.labels)
+                complete.append(len(answer["steps"]) == len(STEPS))
+                consistent.append(bool(answer["steps"]) and f"[{best}]" in answer["steps"][-1])
+        return {
+            "first_choice": float(np.mean(first)),
+            "first_choice_direct": float(np.mean(direct)),
+            "chain_complete": float(np.mean(complete)),
+            "chain_consistent": float(np.mean(consistent)),
+        }
+
+    @torch.inference_mode()
+    def finish(self, module: StageModule, processor: EmberVLMProcessor, records: Sequence[Record]) -> None:
+        """Calibrate again: on both answers, with and without the chain, of the validation records."""
+        model = module.model
+        model.processor = processor
+        requests = [{"image": r.image, "task": r.instruction, "fleet": r.robots} for r in records]
+        labels = [np.array([float(robot["name"] in r.labels) for robot in r.robots]) for r in records]
+        answers = model.select_many(requests, reasoning=True)
+        both = [a["scores"] for a in answers] + [a["direct_scores"] for a in answers]
+        calibrate(model, both, labels + labels)
+
+
+def _plain(step: str) -> str:
+    """A step of another record, with its mentions as words: those robots are not in this fleet."""
+    return step.replace("[", "").replace("]", "")
+
+
+def _written(
+    processor: EmberVLMProcessor, steps: Sequence[str], record: Record, names: Sequence[str]
+) -> tuple[list[int], list[int]]:
+    return processor.pieces(chain_pieces(steps, names) + plan_pieces(record.plan, names))
+
+
+def _steps(processor: EmberVLMProcessor, ids: Sequence[int]) -> tuple[list[int], list[tuple[int, int]]]:
+    """Where the four steps of written ids close, and the span of each."""
+    end = list(ids).index(processor.ids["<|reasoning_end|>"])
+    closes = [i for i, t in enumerate(ids[: end + 1]) if t in (processor.ids["<|step|>"], ids[end])]
+    starts = [0, *(c + 1 for c in closes[:-1])]
+    return closes, list(zip(starts, closes, strict=True))

@@ -1,0 +1,212 @@
+"""Stage 3: robot selection. 0.6 selection (ranking + team) + 0.4 reasoning consistency."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from embervlm.data.processor import EmberVLMProcessor
+from embervlm.data.prompts import UNKNOWN_TASK, chain_pieces, plan_pieces
+from embervlm.data.schema import Record
+from embervlm.fleet import Fleet, Robot
+from embervlm.models.modeling import EmberVLM
+from embervlm.stages.base import Batch, Gather, Stage, StageModule
+from embervlm.stages.losses import language_loss, pointer_loss, selection_losses
+
+_CHAIN = "chain_"
+
+
+class RobotSelectionModule(StageModule):
+    """Direct scores of every sample; for some of them also the chain that explains the choice.
+
+    The direct scores never see the chain, so the label that the chain holds cannot leak into them.
+    """
+
+    selection_weight = 0.6
+    consistency_weight = 0.4
+
+    def forward(self, batch: Batch, progress: float = 0.0, gather: Gather | None = None) -> dict[str, Tensor]:
+        """Selection loss of all samples, reasoning-consistency loss of those with a chain."""
+        model = self.model
+        fleet = model.read_robots(batch["robot_input_ids"], batch["robot_attention_mask"])
+        features = model.visual_features(batch["pixel_values"]) if "pixel_values" in batch else None
+        chained = batch["chain_input_ids"].shape[0] if "chain_input_ids" in batch else 0
+        scores, losses = [], {}
+        for prefix, rows in ((_CHAIN, slice(0, chained)), ("", slice(chained, None))):
+            if f"{prefix}input_ids" not in batch:
+                continue
+            output = model(
+                input_ids=batch[f"{prefix}input_ids"],
+                segments=batch[f"{prefix}segments"],
+                mention_index=batch.get(f"{prefix}mention_index"),
+                image_features=None if features is None else features[rows],
+                image_mask=None if features is None else batch["image_mask"][rows],
+                fleet=fleet,
+                robot_index=batch["robot_index"][rows],
+                select=True,
+            )
+            scores.append(output.scores)
+            if prefix:
+                losses = chain_losses(model, output, batch)
+        all_scores = torch.cat(scores)
+        return self._combine(all_scores, batch, losses)
+
+    def _combine(self, scores: Tensor, batch: Batch, losses: dict[str, Tensor]) -> dict[str, Tensor]:
+        robot_mask = batch["robot_index"] >= 0
+        ranking, team = selection_losses(scores, batch["robot_labels"], robot_mask)
+        loss = self.selection_weight * (ranking + team)
+        logged = {"ranking_loss": ranking.detach(), "team_loss": team.detach()}
+        if losses:
+            consistency = losses["reasoning_loss"] + losses["mention_loss"]
+            loss = loss + self.consistency_weight * consistency
+            logged |= {name: value.detach() for name, value in losses.items()}
+        first = batch["robot_labels"].gather(1, scores.argmax(1, keepdim=True))
+        return {"loss": loss, "accuracy": first.mean(), **logged}
+
+
+def chain_losses(model: EmberVLM, output: object, batch: Batch) -> dict[str, Tensor]:
+    """Writing the chain, and meaning the right robots in it."""
+    hidden = model.reasoning.refine(output.text_hidden)  # type: ignore[attr-defined]
+    labels = batch["chain_labels"]
+    reasoning, _ = language_loss(model, hidden, labels)
+    mention = pointer_loss(
+        model,
+        hidden,
+        batch["chain_mention_index"],
+        labels,
+        output.context,  # type: ignore[attr-defined]
+        output.scores,  # type: ignore[attr-defined]
+    )
+    return {"reasoning_loss": reasoning, "mention_loss": mention}
+
+
+class RobotSelection(Stage):
+    """All but vision learns to choose robots, and to say why."""
+
+    number, name, kind = 3, "robot_selection", "selection"
+    metric = "first_choice"
+    #: Shares of training samples whose picture or task is withheld: the model then answers from what is left, and
+    #: the text-only and image-only baselines are honest.
+    image_dropout = 0.08
+    task_dropout = 0.04
+    #: Share of samples that also write their chain (it triples a sample's tokens).
+    chain_share = 0.25
+
+    def trained(self, model: EmberVLM, phase: str) -> list[nn.Module | nn.Parameter]:
+        """Fusion, language, selection, mentions, and the reasoning head that writes chains."""
+        head = model.reasoning
+        writing: list[nn.Module | nn.Parameter] = [head.reasoning_norm, head.reasoning_up, head.reasoning_down]
+        return [model.fusion, model.language, model.reference, model.selection, *writing]
+
+    def module(self, model: EmberVLM) -> RobotSelectionModule:
+        """The model with the selection loss."""
+        return RobotSelectionModule(model)
+
+    def length(self, record: Record) -> int:
+        """The task's characters: robots are shared, chains are few."""
+        return len(record.instruction)
+
+    def collate(self, processor: EmberVLMProcessor, records: Sequence[Record], seed: int | None) -> Batch:
+        """Fleets, pictures, tasks and labels; chains for the first `chain_share` of the samples in training."""
+        chosen = list(records)
+        chained = 0
+        if seed is not None:
+            with_chain = [r for r in chosen if r.reasoning]
+            chained = round(self.chain_share * len(with_chain))
+            rest = {id(r) for r in with_chain[:chained]}
+            chosen = with_chain[:chained] + [r for r in chosen if id(r) not in rest]
+        batch, tasks, fleets = selection_inputs(processor, chosen, seed, self.image_dropout, self.task_dropout)
+        if chained:
+            written = [chain_text(processor, r, f) for r, f in zip(chosen[:chained], fleets[:chained], strict=True)]
+            texts = processor.texts(tasks[:chained], written, start="<|reasoning_start|>")
+            batch |= {f"{_CHAIN}{name}": value for name, value in texts.items()}
+        if chained < len(chosen):
+            batch |= processor.texts(tasks[chained:])
+        return batch
+
+    @torch.inference_mode()
+    def evaluate(
+        self, module: StageModule, processor: EmberVLMProcessor, records: Sequence[Record], batch_size: int = 64
+    ) -> dict[str, float]:
+        """First choice in the labelled set, and exact teams at confidence 0.5."""
+        scores, labels = score_records(module.model, processor, records, batch_size)
+        first = [bool(y[s.argmax()]) for s, y in zip(scores, labels, strict=True)]
+        exact = [bool(((s > 0) == (y > 0)).all()) for s, y in zip(scores, labels, strict=True)]
+        return {"first_choice": float(np.mean(first)), "team_exact": float(np.mean(exact))}
+
+    @torch.inference_mode()
+    def finish(self, module: StageModule, processor: EmberVLMProcessor, records: Sequence[Record]) -> None:
+        """Fit the scores' calibration (Platt scaling of the first choices) on validation records."""
+        scores, labels = score_records(module.model, processor, records, 64)
+        calibrate(module.model, scores, labels)
+
+
+def calibrate(model: EmberVLM, scores: Sequence[np.ndarray], labels: Sequence[np.ndarray]) -> None:
+    """Set `score_temperature` and `score_bias` so that a robot's confidence is the chance that it is right.
+
+    Platt scaling by maximum likelihood over all robots, with a weight on the first choices, whose confidence is what
+    a dispatcher acts on.
+    """
+    logits = torch.from_numpy(np.concatenate(scores)).double()
+    target = torch.from_numpy(np.concatenate(labels)).double()
+    top = torch.from_numpy(np.concatenate([s == s.max() for s in scores])).double()
+    weight = 1 + 4 * top
+    with torch.inference_mode(False), torch.enable_grad():
+        logits, target, weight = logits.clone(), target.clone(), weight.clone()
+        slope = torch.zeros((), dtype=torch.double, requires_grad=True)
+        bias = torch.zeros((), dtype=torch.double, requires_grad=True)
+        optimizer = torch.optim.LBFGS([slope, bias], max_iter=100, line_search_fn="strong_wolfe")
+
+        def closure() -> Tensor:
+            optimizer.zero_grad()
+            loss = F.binary_cross_entropy_with_logits(logits * slope.exp() + bias, target, weight=weight)
+            loss.backward()
+            return loss
+
+        optimizer.step(closure)
+    model.config.score_temperature = float(1 / slope.detach().exp())
+    model.config.score_bias = float(bias.detach())
+
+
+def selection_inputs(
+    processor: EmberVLMProcessor,
+    records: Sequence[Record],
+    seed: int | None,
+    image_dropout: float,
+    task_dropout: float,
+) -> tuple[Batch, list[str], list[Fleet]]:
+    """Fleets, pictures and labels (B, N) of records; the tasks' texts and the fleets beside them."""
+    rng = np.random.default_rng(seed)
+    drops = rng.random((2, len(records))) if seed is not None else np.ones((2, len(records)))
+    fleets = [Fleet([Robot.from_dict(r) for r in record.robots]) for record in records]
+    batch: Batch = processor.robots(fleets)
+    no_image, no_task = drops[0] < image_dropout, drops[1] < task_dropout
+    batch |= processor.images([None if d else r.image for r, d in zip(records, no_image, strict=True)])
+    labels = torch.zeros(batch["robot_index"].shape)
+    for i, (record, fleet) in enumerate(zip(records, fleets, strict=True)):
+        for j, name in enumerate(fleet.names):
+            labels[i, j] = float(name in record.labels)
+    batch["robot_labels"] = labels
+    tasks = [UNKNOWN_TASK if d else r.instruction for r, d in zip(records, no_task, strict=True)]
+    return batch, tasks, fleets
+
+
+def chain_text(processor: EmberVLMProcessor, record: Record, fleet: Fleet) -> tuple[list[int], list[int]]:
+    """A record's chain and plan as ids and mentions."""
+    pieces = chain_pieces(record.reasoning, fleet.names) + plan_pieces(record.plan, fleet.names)
+    return processor.pieces(pieces)
+
+
+def score_records(
+    model: EmberVLM, processor: EmberVLMProcessor, records: Sequence[Record], batch_size: int
+) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Direct scores and labels per record, each (N,)."""
+    model.processor = processor
+    requests = [{"image": r.image, "task": r.instruction, "fleet": r.robots} for r in records]
+    scores = model.score_many(requests, batch_size=batch_size)
+    labels = [np.array([float(robot["name"] in r.labels) for robot in r.robots]) for r in records]
+    return scores, labels

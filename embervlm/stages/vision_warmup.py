@@ -1,0 +1,107 @@
+"""Stage 0: teach the vision encoder to see, where it has no pretrained weights.
+
+The encoder is frozen from stage 1 on, as in the published recipe, which starts from ImageNet weights. Without them,
+frozen random features would leave every later stage half blind. So the encoder first learns to tell the facts of the
+scene graph of EmberWorld's training pictures; the heads that read them are thrown away.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from embervlm.data.processor import EmberVLMProcessor
+from embervlm.data.schema import Record
+from embervlm.models.modeling import EmberVLM
+from embervlm.stages.base import Batch, Gather, Stage, StageModule, chunks, to_device
+from embervlm.world import ontology
+
+#: The facts a picture shows, with their values.
+FACTS: dict[str, tuple[str, ...]] = {
+    "environment": tuple(ontology.ENVIRONMENTS),
+    "weather": ontology.WEATHERS,
+    "light": ontology.LIGHTS,
+    "terrain": ontology.TERRAINS,
+    "access": ontology.ACCESSES,
+    "site": ontology.SITES,
+    "hazard": ontology.HAZARDS,
+    "size": ontology.SIZES,
+    "kind": tuple(ontology.KINDS),
+    "color": ontology.COLORS,
+}
+
+
+class VisionWarmupModule(StageModule):
+    """A linear head per fact on mean- and max-pooled visual features."""
+
+    def __init__(self, model: EmberVLM) -> None:
+        super().__init__(model)
+        width = 2 * model.vision.width
+        self.heads = nn.ModuleDict({fact: nn.Linear(width, len(values)) for fact, values in FACTS.items()})
+
+    def logits(self, pixel_values: Tensor) -> dict[str, Tensor]:
+        """Pictures (B, 3, S, S) → per fact (B, values)."""
+        features = self.model.visual_features(pixel_values)
+        pooled = torch.cat([features.mean(dim=1), features.amax(dim=1)], dim=1)
+        return {fact: head(pooled).float() for fact, head in self.heads.items()}
+
+    def forward(self, batch: Batch, progress: float = 0.0, gather: Gather | None = None) -> dict[str, Tensor]:
+        """Mean cross-entropy over the facts; facts a record does not know are left out."""
+        losses: dict[str, Tensor] = {}
+        correct = []
+        for fact, logits in self.logits(batch["pixel_values"]).items():
+            target = batch[f"fact_{fact}"]
+            known = target >= 0
+            if bool(known.any()):
+                losses[fact] = F.cross_entropy(logits[known], target[known])
+                correct.append((logits[known].argmax(1) == target[known]).float().mean())
+        loss = torch.stack(list(losses.values())).mean()
+        return {"loss": loss, "fact_accuracy": torch.stack(correct).mean()}
+
+
+class VisionWarmup(Stage):
+    """Train the vision encoder on the scene graph's facts."""
+
+    number, name, kind = 0, "vision_warmup", "caption"
+    metric = "fact_accuracy"
+
+    def trained(self, model: EmberVLM, phase: str) -> list[nn.Module | nn.Parameter]:
+        """The vision encoder."""
+        return [model.vision]
+
+    def module(self, model: EmberVLM) -> VisionWarmupModule:
+        """The model with a head per fact."""
+        return VisionWarmupModule(model)
+
+    def collate(self, processor: EmberVLMProcessor, records: Sequence[Record], seed: int | None) -> Batch:
+        """Pictures and the facts' values. In training half of the pictures are mirrored: no fact has a side."""
+        batch: Batch = processor.images([r.image for r in records])
+        if seed is not None:
+            mirrored = torch.from_numpy(np.random.default_rng(seed).random(len(records)) < 0.5)
+            pixels = batch["pixel_values"]
+            batch["pixel_values"] = torch.where(mirrored[:, None, None, None], pixels.flip(3), pixels)
+        for fact, values in FACTS.items():
+            known = [r.tags.get("scene", {}).get(fact) for r in records]
+            batch[f"fact_{fact}"] = torch.tensor([values.index(v) if v in values else -1 for v in known])
+        return batch
+
+    @torch.inference_mode()
+    def evaluate(
+        self, module: StageModule, processor: EmberVLMProcessor, records: Sequence[Record], batch_size: int = 64
+    ) -> dict[str, float]:
+        """Accuracy per fact and their mean."""
+        assert isinstance(module, VisionWarmupModule)
+        module.eval()
+        hits: dict[str, list[float]] = {fact: [] for fact in FACTS}
+        for group in chunks(records, batch_size):
+            batch = to_device(self.collate(processor, group, None), module.model.device)
+            for fact, logits in module.logits(batch["pixel_values"]).items():
+                target = batch[f"fact_{fact}"]
+                known = target >= 0
+                hits[fact].extend((logits.argmax(1) == target)[known].float().tolist())
+        accuracy = {f"{fact}_accuracy": float(np.mean(h)) for fact, h in hits.items() if h}
+        return accuracy | {"fact_accuracy": float(np.mean(list(accuracy.values())))}
