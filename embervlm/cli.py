@@ -1,0 +1,221 @@
+"""`embervlm`: look into a model, ask it, draw its world.
+
+Each command imports what it needs when it runs, so that `--help` is quick. What a user can put right is one line on
+stderr and exit code 2; `--debug` shows where it came from.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from embervlm import EmberVLM
+    from embervlm.data.schema import Record
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code: 0, or 2 where the input was at fault."""
+    args = _parser().parse_args(argv)
+    try:
+        args.run(args)
+    except (ValueError, OSError) as error:
+        if args.debug:
+            raise
+        text = " ".join(str(error).split())
+        print(f"embervlm {args.command}: {text or type(error).__name__}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="embervlm", description="A small vision-language model that chooses robots.")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    commands = parser.add_subparsers(dest="command", required=True)
+
+    info = commands.add_parser("info", help="parameters by part, and which of them each stage trains")
+    which = info.add_mutually_exclusive_group()
+    which.add_argument("--preset", default="embervlm-37m", help="a named size (default: embervlm-37m)")
+    which.add_argument("--model", type=Path, metavar="DIR", help="a saved model instead of a preset")
+    info.add_argument("--json", action="store_true", help="print JSON")
+    info.set_defaults(run=_info)
+
+    select = commands.add_parser("select", help="ask a model which robots to send")
+    select.add_argument("--model", type=Path, required=True, metavar="DIR", help="a saved model, e.g. outputs/final")
+    select.add_argument("--task", required=True, help="what is to be done, in words")
+    select.add_argument("--image", type=Path, metavar="FILE", help="a picture of the scene; without it the task alone")
+    select.add_argument(
+        "--fleet", type=Path, metavar="FILE", help='YAML or JSON {"robots": [...]}; default: five robots'
+    )
+    select.add_argument("--top-k", type=int, metavar="K", help="list only the K best")
+    select.add_argument("--reasoning", action="store_true", help="let it write its four steps and a plan")
+    select.add_argument("--json", action="store_true", help="print JSON")
+    select.set_defaults(run=_select)
+
+    world = commands.add_parser("world", help="draw samples of EmberWorld, the embedded dataset")
+    world.add_argument("--count", type=int, default=12, metavar="N", help="samples to draw (default: 12)")
+    world.add_argument("--seed", type=int, default=1, help="the same seed draws the same samples (default: 1)")
+    world.add_argument("--kind", default="reasoning", help="caption, instruction, selection or reasoning (default)")
+    world.add_argument("--split", default="train", help="train (default), validation or test")
+    world.add_argument("--size", type=int, default=224, metavar="PIXELS", help="side of a picture (default: 224)")
+    world.add_argument("--out", type=Path, default=Path("world.png"), metavar="FILE", help="the contact sheet")
+    world.add_argument("--json", action="store_true", help="print JSON")
+    world.set_defaults(run=_world)
+    return parser
+
+
+def _positive(name: str, value: int | None) -> None:
+    if value is not None and value < 1:
+        raise ValueError(f"{name}: {value} is not a number from 1")
+
+
+def _quiet() -> None:
+    """Keep transformers' own notices out of a command's output."""
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+
+
+def _load(folder: Path) -> EmberVLM:
+    if not (folder / "config.json").is_file():
+        raise ValueError(f"--model {folder}: no model folder (it has no config.json)")
+    _quiet()
+    from embervlm import EmberVLM
+
+    return EmberVLM.from_pretrained(folder).eval()
+
+
+# ---------------------------------------------------------------------- info
+
+
+def parameter_table(model: EmberVLM) -> dict[str, dict[str, int]]:
+    """Parameters by part of the model.
+
+    Returns:
+        For each part and for "total": {"total": n, "stage 0": trained there, …}; a stage of several phases has one
+        column each ("stage 4 modules"). Counting sets `requires_grad` on the model as the last stage does.
+    """
+    from embervlm.stages import get_stage
+
+    table: dict[str, dict[str, int]] = {}
+
+    def count(column: str, trained_only: bool) -> None:
+        for name, parameter in model.named_parameters():
+            part = table.setdefault(name.split(".")[0], {})
+            part.setdefault(column, 0)
+            part[column] += parameter.numel() if parameter.requires_grad or not trained_only else 0
+
+    count("total", trained_only=False)
+    for number in range(5):
+        stage = get_stage(number)
+        for phase in stage.phases:
+            stage.prepare(model, phase)
+            count(f"stage {number}" if len(stage.phases) == 1 else f"stage {number} {phase}", trained_only=True)
+    table["total"] = {column: sum(part[column] for part in table.values()) for column in table["language"]}
+    return table
+
+
+def _info(args: argparse.Namespace) -> None:
+    if args.model is not None:
+        model, title = _load(args.model), str(args.model)
+    else:
+        _quiet()
+        from embervlm import EmberVLM, EmberVLMConfig
+
+        model, title = EmberVLM(EmberVLMConfig.preset(args.preset)), args.preset
+    table = parameter_table(model)
+    if args.json:
+        print(json.dumps({"model": title, "parameters": table}, indent=2))
+        return
+    columns = list(table["total"])
+    print(f"{title}: parameters in all, and trained by each stage")
+    rows = [["part", *columns], *([part, *(_cell(counts[c]) for c in columns)] for part, counts in table.items())]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for first, *cells in rows:
+        print("  ".join([f"{first:<{widths[0]}}", *(f"{c:>{w}}" for c, w in zip(cells, widths[1:], strict=True))]))
+
+
+def _cell(count: int) -> str:
+    return f"{count:,}" if count else "-"
+
+
+# -------------------------------------------------------------------- select
+
+
+def _select(args: argparse.Namespace) -> None:
+    _positive("--top-k", args.top_k)
+    if not args.task.strip():
+        raise ValueError("--task: empty; say what is to be done")
+    from embervlm.data.images import open_image
+    from embervlm.fleet import Fleet
+
+    fleet = Fleet.of(args.fleet)
+    image = None if args.image is None else open_image(args.image, f"--image {args.image}")
+    result = _load(args.model).select_robots(
+        image=image, task=args.task, fleet=fleet, top_k=args.top_k, reasoning=args.reasoning
+    )
+    answer = {key: result[key] for key in ("robots", "team", "plan", "reasoning")}
+    if args.json:
+        print(json.dumps(answer, indent=2))
+        return
+    width = max(len(row["robot"]) for row in answer["robots"])
+    for row in answer["robots"]:
+        sent = "  send" if row["robot"] in answer["team"] else ""
+        print(f"{row['robot']:<{width}}  {row['confidence']:6.1%}{sent}")
+    if answer["reasoning"]:
+        print(f"\n{answer['reasoning']}")
+    for step in answer["plan"]:
+        print(f"{step['order']}. {step['subtask']} ({step['robot']})")
+
+
+# --------------------------------------------------------------------- world
+
+
+def _world(args: argparse.Namespace) -> None:
+    for name in ("count", "size"):
+        _positive(f"--{name}", getattr(args, name))
+    from embervlm.data.schema import KINDS, SPLITS
+
+    for name, known in (("kind", KINDS), ("split", SPLITS)):
+        if getattr(args, name) not in known:
+            raise ValueError(f"--{name}: {getattr(args, name)!r} is not one of {', '.join(known)}")
+    from embervlm.data.images import open_image
+    from embervlm.world.dataset import build
+    from embervlm.world.paint import contact_sheet
+
+    records = list(build(args.split, args.kind, args.count, args.seed, args.size))
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    contact_sheet([open_image(record.image) for record in records if record.image is not None]).save(args.out)
+    if args.json:
+        rows = [_described(record) for record in records]
+        print(json.dumps({"sheet": str(args.out), "records": rows}, indent=2))
+        return
+    for number, record in enumerate(records, 1):
+        print(_as_text(number, record))
+    print(f"{len(records)} samples, pictures in {args.out}")
+
+
+def _described(record: Record) -> dict[str, Any]:
+    row = record.to_row() | {"tags": record.tags}
+    return {key: value for key, value in row.items() if key != "image" and not key.startswith("teacher")}
+
+
+def _as_text(number: int, record: Record) -> str:
+    lines = [f"{number}. {record.instruction or record.response}"]
+    if record.instruction and record.response:
+        lines.append(f"   answer: {record.response}")
+    for robot in record.robots:
+        mark = "+" if robot["name"] in record.labels else " "
+        lines.append(f"   {mark} {robot['name']}: {'; '.join(robot['capabilities'])}")
+    lines += [f"   {step}" for step in record.reasoning]
+    lines += [f"   {step['order']}. {step['subtask']} ({step['robot']})" for step in record.plan]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
