@@ -1,0 +1,115 @@
+"""The painter: a scene graph becomes a picture, the same one every time."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from embervlm.world.ontology import Scene
+from embervlm.world.paint import access, conditions, site
+from embervlm.world.paint.canvas import Camera, Canvas
+from embervlm.world.paint.ground import draw_ground, draw_relief
+from embervlm.world.paint.indoor import ROOMS
+from embervlm.world.paint.outdoor import BACKDROPS
+from embervlm.world.paint.things import COLOUR_RGB, OTHER_HEIGHT, SHAPES, TARGET_HEIGHT, draw_thing
+from embervlm.world.paint.view import View, make_view
+
+__all__ = ["contact_sheet", "paint", "paint_bytes"]
+
+
+def paint(scene: Scene, size: int = 224) -> Image.Image:
+    """Draw a scene as an RGB picture of `size` × `size` pixels (at least 16).
+
+    A pure function of its arguments. Raises ValueError naming the field of the scene that the
+    painter cannot draw.
+    """
+    if size < 16:
+        raise ValueError(f"size {size} is too small to draw on; at least 16 pixels are needed")
+    # cv2 splits work into threads by default; pictures are small and the caller draws many at once
+    cv2.setNumThreads(0)
+    canvas = Canvas(size)
+    view = make_view(scene, canvas)
+    _check_things(scene)
+    _scenery(view)
+    height = TARGET_HEIGHT[scene.target.size] * (0.8 if scene.site == "high" else 0.94 if scene.site == "underwater" else 1.0)
+    height *= 1 + 0.06 * (0.5 - min(max(scene.target.depth, 0.0), 1.0))
+    site.draw_structure(view, height * 0.42)
+    access.draw_behind(view)
+    canvas.shadow(view.centre + height * 0.08, view.base, height * 0.62, height * 0.1, 0.62)
+    draw_thing(canvas, scene.target.kind, scene.target.color, view.centre, view.base, height, view.rng("target"), outline=True)
+    access.draw_before(view)
+    site.draw_surface(view)
+    conditions.draw_lamps(view)
+    conditions.draw_fire(view)
+    conditions.draw_weather(view)
+    conditions.grade(view)
+    return Image.fromarray(canvas.img)
+
+
+def _check_things(scene: Scene) -> None:
+    for where, thing in (("target", scene.target), *((f"others[{i}]", t) for i, t in enumerate(scene.others))):
+        if thing.kind not in SHAPES:
+            raise ValueError(f"scene.{where}.kind {thing.kind!r} has no shape; kinds are listed in ontology.KINDS")
+        if thing.color not in COLOUR_RGB:
+            raise ValueError(f"scene.{where}.color {thing.color!r} is unknown; colours are listed in ontology.COLORS")
+
+
+def _scenery(view: View) -> None:
+    """Everything behind the target, from the sky forward."""
+    if view.indoor:
+        ROOMS[view.scene.environment](view)
+        draw_ground(view, view.camera)
+    else:
+        conditions.draw_sky(view)
+        draw_ground(view, view.camera)
+        BACKDROPS[view.scene.environment](view)
+    conditions.draw_fog(view, near=False)
+    site.draw_water(view)
+    bed = Camera(horizon=0.6, vanish=view.camera.vanish) if view.scene.site == "underwater" else view.camera
+    draw_relief(view, bed)
+    _others(view)
+
+
+def _others(view: View) -> None:
+    """The things beside the target, far ones first, clear of the middle of the picture."""
+    rng = view.rng("others")
+    for thing in sorted(view.scene.others, key=lambda t: -t.depth):
+        depth = min(max(thing.depth, 0.0), 1.0)
+        x = min(max(thing.x, 0.03), 0.97)
+        side = 1 if x >= 0.5 else -1
+        height = OTHER_HEIGHT[thing.size] * (1 - 0.45 * depth)
+        if view.scene.site == "underwater":
+            # they stand on the bank, in the dry
+            x = 0.5 + side * (0.36 + 0.12 * abs(x - 0.5) / 0.5)
+            y, height = view.surface - 0.02, height * 0.8
+        else:
+            x = 0.5 + side * max(abs(x - 0.5), 0.27)
+            near, far = view.zone + 0.02, view.camera.horizon + 0.09
+            y = near + (far - near) * depth
+        view.canvas.shadow(x, y, height * 0.6, height * 0.14, 0.55)
+        draw_thing(view.canvas, thing.kind, thing.color, x, y, height, rng)
+
+
+def paint_bytes(scene: Scene, size: int = 224) -> bytes:
+    """The picture of a scene as JPEG; equal scenes give equal bytes. Errors as `paint`."""
+    buffer = io.BytesIO()
+    paint(scene, size).save(buffer, "JPEG", quality=88)
+    return buffer.getvalue()
+
+
+def contact_sheet(scenes: Sequence[Scene], columns: int = 6, size: int = 160) -> Image.Image:
+    """Pictures of `scenes` side by side, `columns` to a row, each `size` pixels wide, on white."""
+    if not scenes or columns < 1:
+        raise ValueError(f"a contact sheet needs at least one scene and one column, got {len(scenes)} and {columns}")
+    gap = max(2, size // 40)
+    rows = math.ceil(len(scenes) / columns)
+    sheet = np.full((rows * (size + gap) + gap, columns * (size + gap) + gap, 3), 255, np.uint8)
+    for i, scene in enumerate(scenes):
+        y, x = gap + (i // columns) * (size + gap), gap + (i % columns) * (size + gap)
+        sheet[y : y + size, x : x + size] = np.asarray(paint(scene, size))
+    return Image.fromarray(sheet)
