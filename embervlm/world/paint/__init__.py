@@ -36,12 +36,19 @@ def paint(scene: Scene, size: int = 224) -> Image.Image:
     view = make_view(scene, canvas)
     _check_things(scene)
     _scenery(view)
-    height = TARGET_HEIGHT[scene.target.size] * (0.8 if scene.site == "high" else 0.94 if scene.site == "underwater" else 1.0)
+    height = TARGET_HEIGHT[scene.target.size] * (1.0 if scene.site == "ground" else 0.8)
     height *= 1 + 0.06 * (0.5 - min(max(scene.target.depth, 0.0), 1.0))
     site.draw_structure(view, height * 0.42)
     access.draw_behind(view)
     canvas.shadow(view.centre + height * 0.08, view.base, height * 0.62, height * 0.1, 0.62)
-    draw_thing(canvas, scene.target.kind, scene.target.color, view.centre, view.base, height, view.rng("target"), outline=True)
+    # on top of a tall structure there is no ground for the shadow to fall on
+    cast = 0.0 if scene.site == "high" else 0.45 if scene.light in ("day", "dusk") else 0.28
+    what = scene.target
+    if view.dark:
+        canvas.gain(view.centre, view.base - height * 0.4, 0.36, 0.36, (0.35, 0.33, 0.28))
+    view.fill_light(0.7)
+    draw_thing(canvas, what.kind, what.color, view.centre, view.base, height, view.rng("target"), outline=True, cast=cast)
+    view.fill_light(0.0)
     access.draw_before(view)
     site.draw_surface(view)
     conditions.draw_lamps(view)
@@ -62,8 +69,8 @@ def _check_things(scene: Scene) -> None:
 def _scenery(view: View) -> None:
     """Everything behind the target, from the sky forward."""
     if view.indoor:
-        ROOMS[view.scene.environment](view)
         draw_ground(view, view.camera)
+        ROOMS[view.scene.environment](view)
     else:
         conditions.draw_sky(view)
         draw_ground(view, view.camera)
@@ -78,6 +85,7 @@ def _scenery(view: View) -> None:
 def _others(view: View) -> None:
     """The things beside the target, far ones first, clear of the middle of the picture."""
     rng = view.rng("others")
+    view.fill_light(0.5)
     for thing in sorted(view.scene.others, key=lambda t: -t.depth):
         depth = min(max(thing.depth, 0.0), 1.0)
         x = min(max(thing.x, 0.03), 0.97)
@@ -93,6 +101,7 @@ def _others(view: View) -> None:
             y = near + (far - near) * depth
         view.canvas.shadow(x, y, height * 0.6, height * 0.14, 0.55)
         draw_thing(view.canvas, thing.kind, thing.color, x, y, height, rng)
+    view.fill_light(0.0)
 
 
 def paint_bytes(scene: Scene, size: int = 224) -> bytes:

@@ -76,8 +76,8 @@ def _gap(view: View) -> None:
     # the far face, lit at its rim and lost in the dark below
     face = [(x, y + 0.06) for x, y in upper]
     canvas.fill([*upper, *reversed(face)], soil, down=(0.9, 0.12), grain="stones" if natural else "fine", amp=0.35, texels=110)
-    canvas.line(upper, mix(colour, (255, 250, 240), 0.5), 0.009, 1.2)
-    canvas.line([(x, y + 0.006) for x, y in lower], mix(colour, (255, 250, 240), 0.45), 0.012, 1.15)
+    canvas.line(upper, mix(colour, (255, 250, 240), 0.3), 0.007, 1.15)
+    canvas.line([(x, y + 0.006) for x, y in lower], mix(colour, (255, 250, 240), 0.25), 0.009, 1.1)
     if not natural:
         for x in rng.uniform(0.02, 0.98, 7):
             i = min(n - 1, max(0, int((float(x) + 0.05) / 1.1 * n)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,6 +16,7 @@ Point = tuple[float, float]
 
 _SHIFT = 4  # bits of sub-pixel precision in cv2's drawing calls
 _ONE = 1 << _SHIFT
+_ROUND = tuple((math.cos(i * math.tau / 12), math.sin(i * math.tau / 12)) for i in range(12))
 
 
 def mix(a: Rgb, b: Rgb, t: float) -> Rgb:
@@ -102,6 +104,10 @@ class Canvas:
     ) -> None:
         """An ellipse: filled, or a stroke of `width` where that is given; `arc` in degrees, clockwise from right."""
         s = self.size * _ONE
+        if not width and max(rx, ry) * self.size < 5 and not angle and arc == (0.0, 360.0):
+            # cv2 draws tiny ellipses as diamonds
+            self.poly([(x + rx * a, y + ry * b) for a, b in _ROUND], rgb, k, raw)
+            return
         centre = (round(x * s - _ONE / 2), round(y * s - _ONE / 2))
         axes = (max(0, round(rx * s)), max(0, round(ry * s)))
         thick = max(1, round(width * self.size)) if width else -1

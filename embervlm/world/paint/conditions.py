@@ -10,7 +10,7 @@ from embervlm.world.paint.noise import crop
 from embervlm.world.paint.view import SKY, View
 
 _OVERCAST = {"calm": 0.0, "rain": 0.8, "storm": 0.95, "fog": 0.85, "snow": 0.85}
-_EXPOSURE = {"day": 122.0, "dusk": 98.0, "night": 62.0, "lamps": 80.0}
+_EXPOSURE = {"day": 128.0, "dusk": 102.0, "night": 76.0, "lamps": 86.0}
 _GRADE: dict[str, Rgb] = {
     "day": (1.0, 1.0, 1.0),
     "dusk": (1.06, 0.98, 0.94),
@@ -64,7 +64,8 @@ def _lights_in_the_sky(view: View, rng: np.random.Generator) -> None:
     if scene.weather != "calm":
         return
     if scene.light == "day":
-        canvas.glow(x, top * 0.3, 0.22, 0.22, (255, 244, 200), 0.9)
+        canvas.glow(x, top * 0.3, 0.17, 0.17, (255, 236, 180), 0.55)
+        canvas.ellipse(x, top * 0.3, 0.03, 0.03, (255, 252, 232), raw=True)
     elif scene.light == "dusk":
         canvas.glow(x, top * 0.95, 0.5, 0.26, (255, 140, 60), 0.7)
         canvas.ellipse(x, top * 0.88, 0.045, 0.045, (255, 222, 150), raw=True)
@@ -145,7 +146,7 @@ def draw_fog(view: View, near: bool) -> None:
     cover = np.where(rows < view.camera.horizon, 0.8, 0.8 * (1 - gap) ** 1.2)
     if near:
         patches = crop("cloud", size, size, float(rng.uniform()), float(rng.uniform()), 120.0)
-        share = np.clip(0.2 + 0.35 * patches, 0, 0.5)
+        share = np.clip(0.14 + 0.3 * patches, 0, 0.42)
         share[int(min(view.surface, 1.0) * size) :] = 0
     else:
         share = np.repeat((cover * (0.8 if view.indoor else 1.0))[:, None], size, 1)
@@ -166,17 +167,20 @@ def draw_weather(view: View) -> None:
         for px, py, r in rng.uniform(0, 1, (150, 3)):
             centre = (int(px * size * 16), int(py * size * 16))
             cv2.circle(layer, centre, int((0.0025 + 0.008 * r**3) * size * 16), 255.0, -1, cv2.LINE_AA, 4)
-        strength, colour = 0.85, (246, 248, 252)
+        layer = cv2.GaussianBlur(layer, (0, 0), 0.6)
+        strength, colour = 0.95, (246, 248, 252)
     else:
         count, slant, long = (230, 0.55, 0.12) if weather == "storm" else (130, 0.12, 0.08)
         start = rng.uniform(-0.1, 1.05, (count, 2)) * size
         reach = (rng.uniform(0.5, 1.2, count) * long * size)[:, None] * np.array([[slant, 1.0]])
         streaks = np.stack([start, start + reach], 1) * 16
         cv2.polylines(layer, list(streaks.astype(np.int32)), False, 255.0, 1, cv2.LINE_AA, 4)
-        strength, colour = (0.5, (214, 222, 234)) if weather == "storm" else (0.42, (214, 224, 236))
+        # a streak is a pixel wide: on a small picture it covers more
+        fine = min(1.0, 0.4 + 0.6 * size / 224)
+        strength, colour = (0.5 * fine, (214, 222, 234)) if weather == "storm" else (0.42 * fine, (214, 224, 236))
     if view.surface < 1:
         layer[int(view.surface * size) :] = 0
-    level = {"day": 1.0, "dusk": 0.9, "night": 0.55, "lamps": 0.75}[view.scene.light]
+    level = {"day": 1.0, "dusk": 0.9, "night": 0.5, "lamps": 0.7}[view.scene.light]
     share = (layer * np.float32(strength * level / 255))[:, :, None]
     canvas.img = (canvas.img * (1 - share) + np.asarray(colour, np.float32) * share).astype(np.uint8)
 
@@ -196,6 +200,8 @@ def grade(view: View) -> None:
     img *= np.float32(min(max(wanted / max(mean, 1.0), 0.55), 1.9)) * balance
     axis = (np.arange(size, dtype=np.float32) + 0.5) / size - 0.5
     img *= (1.05 - 0.42 * (axis[:, None] ** 2 + axis[None, :] ** 2))[:, :, None]
+    luma = img.mean(axis=2, keepdims=True)
+    img = luma + (img - luma) * np.float32(1.14)
     grain = crop("grain", size, size, float(rng.uniform()), float(rng.uniform()), 255.0)
     img += (grain * np.float32(7.0))[:, :, None]
     # a gentle shoulder, so that highlights roll off instead of clipping

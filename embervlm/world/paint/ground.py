@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 
 from embervlm.world.paint.canvas import Camera, Rgb, mix
-from embervlm.world.paint.noise import Array, crop, tile
+from embervlm.world.paint.noise import Array, tile
 from embervlm.world.paint.view import View
 
 Pattern = Callable[[Array, Array], Array]
@@ -94,7 +94,7 @@ def ground_colour(view: View) -> Rgb:
     rng = view.rng("ground colour")
     colour = mix(colours[0], colours[int(rng.integers(len(colours)))], float(rng.uniform(0.3, 1)))
     if view.scene.weather == "snow":
-        colour = mix(colour, (232, 236, 242), 0.25 if view.indoor else 0.72)
+        colour = mix(colour, (232, 236, 242), 0.25 if view.indoor else 0.84)
     return colour
 
 
@@ -179,7 +179,3 @@ def _rock(view: View, x: float, y: float, r: float, colour: Rgb, rng: np.random.
     canvas.poly((left, shoulder, peak, mid, (x - r * 0.3, y + r * 0.12), (x - r * 0.6, y + r * 0.15)), colour, k * 0.95)
     canvas.poly((shoulder, peak, (x + r * 0.6, y - r * c), mid), colour, k * 1.28)
 
-
-def texture_patch(name: str, width: int, height: int, rng: np.random.Generator) -> Array:
-    """A random piece of a noise tile, (height, width)."""
-    return crop(name, width, height, float(rng.uniform()), float(rng.uniform()), 200.0)

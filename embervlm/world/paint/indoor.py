@@ -156,7 +156,6 @@ def tunnel(view: View) -> None:
     rng, canvas, at = view.rng("tunnel"), view.canvas, view.camera.at
     tone = float(rng.uniform(0.85, 1.1))
     lining: Rgb = (126 * tone, 120 * tone, 112 * tone)
-    canvas.rect(-0.05, -0.05, 1.05, 1.05, lining, 0.5)
     radius, spring = _size(view, 3.0, 4.4), _size(view, 1.3, 2.6)
     zenith, horizon, grey = SKY[view.scene.light]
     turn = np.linspace(0, np.pi, 17)
@@ -165,14 +164,17 @@ def tunnel(view: View) -> None:
         top = [at(radius * float(np.cos(a)), spring + radius * float(np.sin(a)), z) for a in turn]
         return [at(radius, 0, z), *top, at(-radius, 0, z)]
 
-    depths = [1.4, 1.8, 2.3, 3.0, 4.0, 5.4, 7.4, 10.4, 15.0, 24.0]
+    depths = [0.6, 1.0, 1.4, 1.8, 2.3, 3.0, 4.0, 5.4, 7.4, 10.4, 15.0, 24.0]
     for i, z in enumerate(depths):
-        fade = 0.98 - 0.062 * i
-        canvas.fill(arch(z), lining, down=(fade * 0.8, fade * 1.02), across=(1.06, 0.78), grain="soft", amp=0.1)
-        canvas.line(arch(z), lining, 0.03 / z, 0.42)
-    canvas.poly(arch(24.0), mix(horizon, grey, 0.0 if view.scene.weather == "calm" else 0.7), 1.05, raw=True)
+        if i + 1 == len(depths):
+            break
+        fade = 1.06 - 0.055 * i
+        ring = [*arch(z), *reversed(arch(depths[i + 1]))]
+        canvas.fill(ring, lining, down=(fade * 0.8, fade * 1.02), across=(1.06, 0.78), grain="soft", amp=0.1)
+        canvas.line(arch(depths[i + 1]), lining, 0.03 / depths[i + 1], 0.42)
+    canvas.poly(arch(24.0), mix(horizon, grey, 0.0 if view.scene.weather == "calm" else 0.7), 0.92, raw=True)
     if not view.dark:
-        canvas.glow(*at(0, 2.2, 24.0), 0.24, 0.2, (120, 116, 104), 0.7)
+        canvas.glow(*at(0, 2.2, 24.0), 0.26, 0.22, (110, 104, 90), 0.45)
     for side in (-1.0, 1.0):
         for y, k in ((1.5, 0.35), (1.75, 0.5), (2.0, 0.3)):
             canvas.line([at(side * radius * 0.985, y, z) for z in (1.3, 2.5, 5.0, 12.0, 24.0)], (90, 90, 96), 0.008, k)

@@ -68,13 +68,12 @@ def _ledge(view: View, reach: float, foot: float) -> None:
     for i in range(1, 12):
         y = y0 + (y1 - y0) * i / 12
         canvas.line(((x - half, y), (x + half, y)), brick, 0.002, 0.62)
-    for col in (-0.62, 0.0, 0.62):
-        for row in (0.22, 0.55):
-            cx, cy = x + col * half, y0 + (y1 - y0) * row
-            canvas.rect(cx - 0.024, cy - 0.03, cx + 0.024, cy + 0.03, (72, 90, 108))
-            canvas.rect(cx - 0.03, cy + 0.03, cx + 0.03, cy + 0.037, brick, 1.25)
+    for col in (-0.97, -0.5, 0.5, 0.97):
+        cx = x + col * (half - 0.012)
+        canvas.rect(cx - 0.014, y0, cx + 0.014, y1 + 0.006, brick, 1.16)
+        canvas.rect(cx + 0.006, y0, cx + 0.014, y1 + 0.006, brick, 0.66)
     canvas.rect(x - 0.022, y1 - 0.065, x + 0.022, y1, (62, 44, 36))
-    _ladder(view, x + half - 0.035, y0, y1)
+    _ladder(view, x + half * 0.73, y0, y1)
     _slab(view, half + 0.02, mix(brick, (200, 196, 190), 0.6))
 
 
@@ -219,9 +218,10 @@ def draw_surface(view: View) -> None:
     line = [(float(x), view.surface + swell * float(np.sin(phase + x * 34) + 0.5 * np.sin(x * 71))) for x in xs]
     canvas.poly([*line, *[(x, y + 0.016) for x, y in reversed(line)]], mix(view.water, (255, 255, 255), 0.55), 1.2)
     canvas.line(line, (250, 252, 255), 0.007)
-    for bx, by, r in rng.uniform(0, 1, (16, 3)):
-        px, py = 0.2 + 0.6 * float(bx), view.surface + 0.05 + 0.5 * float(by)
-        canvas.ellipse(px, py, 0.003 + 0.007 * float(r), 0.003 + 0.007 * float(r), mix(view.water, (255, 255, 255), 0.65), width=0.004)
+    for bx, by, r in rng.uniform(0, 1, (18, 3)):
+        px, py, size = 0.2 + 0.6 * float(bx), view.surface + 0.05 + 0.45 * float(by), 0.006 + 0.008 * float(r)
+        canvas.ellipse(px, py, size, size, mix(view.water, (255, 255, 255), 0.55), 1.1)
+        canvas.ellipse(px + size * 0.15, py + size * 0.15, size * 0.7, size * 0.7, view.water, 1.15)
     for x in rng.uniform(0.02, 0.98, 9):
         px = float(x) if abs(float(x) - 0.5) > 0.26 else 0.05 + 0.1 * float(x)
         h = float(rng.uniform(0.08, 0.17))

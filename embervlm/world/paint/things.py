@@ -13,6 +13,7 @@ from embervlm.world.paint import things_living as living
 from embervlm.world.paint import things_look as look
 from embervlm.world.paint import things_operate as operate
 from embervlm.world.paint.canvas import Canvas, Rgb
+from embervlm.world.paint.noise import Array
 from embervlm.world.paint.pen import Pen
 
 SHAPES: dict[str, Callable[[Pen], None]] = {
@@ -97,10 +98,12 @@ def draw_thing(
     height: float,
     rng: np.random.Generator,
     outline: bool = False,
+    cast: float = 0.0,
 ) -> None:
     """Draw a thing standing at (`x`, `base`), `height` a share of the picture.
 
-    With `outline` it is set off from what is behind it: a dark seam around, a rim of light above.
+    With `outline` it is set off from what is behind it: a dark seam around, a rim of light above;
+    `cast` is then the strength of the shadow that it throws on the ground behind it.
     Raises ValueError for a kind or colour that has no shape here.
     """
     shape = SHAPES.get(kind)
@@ -115,25 +118,28 @@ def draw_thing(
     before = canvas.img.copy() if outline else None
     shape(Pen(canvas, x, base, height, tinted, rng, flip))
     if before is not None:
-        _set_off(canvas, before)
+        _set_off(canvas, before, base, cast)
 
 
-def _set_off(canvas: Canvas, before: np.ndarray) -> None:
-    """Seam and rim of light along the border of what has been drawn since `before`."""
-    changed = cv2.absdiff(canvas.img, before).max(axis=2)
-    mask = (changed > 6).astype(np.uint8)
-    x, y, w, h = cv2.boundingRect(mask)
-    if not w:
+def _set_off(canvas: Canvas, before: Array, foot: float, cast: float) -> None:
+    """Shadow, seam and rim of light around what has been drawn since `before`."""
+    size = canvas.size
+    mask = (cv2.absdiff(canvas.img, before).max(axis=2) > 6).astype(np.uint8)
+    if not mask.any():
         return
-    pad = max(2, canvas.size // 50)
-    rows = slice(max(0, y - pad), min(canvas.size, y + h + pad))
-    cols = slice(max(0, x - pad), min(canvas.size, x + w + pad))
-    part = cv2.morphologyEx(mask[rows, cols], cv2.MORPH_CLOSE, np.ones((3, 3), np.uint8)).astype(np.float32)
-    soft = cv2.GaussianBlur(part, (0, 0), max(0.9, canvas.size / 110))
-    region = canvas.img[rows, cols].astype(np.float32)
-    region *= (1 - 0.75 * soft * (1 - part))[:, :, None]
-    lower = np.zeros_like(part)
-    lower[1:, 1:] = part[:-1, :-1]
-    rim = part * (1 - lower)
-    region += rim[:, :, None] * np.asarray(canvas.seen((255, 250, 240), 0.34, raw=False), np.float32)
-    canvas.img[rows, cols] = np.clip(region, 0, 255).astype(np.uint8)
+    part = cv2.morphologyEx(mask, cv2.MORPH_CLOSE, np.ones((3, 3), np.uint8)).astype(np.float32)
+    soft = cv2.GaussianBlur(part, (0, 0), max(0.9, size / 110))
+    dark = 0.6 * soft
+    if cast:
+        fy = foot * size
+        # the thing laid down on the ground, away from the light
+        lie = np.array([[1.0, -0.75, 0.75 * fy], [0.0, 0.3, 0.7 * fy]], np.float32)
+        thrown = cv2.warpAffine(part, lie, (size, size), flags=cv2.INTER_LINEAR)
+        dark = np.maximum(dark, cast * cv2.GaussianBlur(thrown, (0, 0), max(1.0, size / 80)))
+    smooth = cv2.GaussianBlur(part, (0, 0), 0.7)
+    lower = np.zeros_like(smooth)
+    lower[2:, 1:] = smooth[:-2, :-1]
+    rim = part * np.clip(smooth - lower, 0, 1)
+    light = np.asarray(canvas.seen((255, 250, 240), 0.26), np.float32)
+    region = canvas.img * (1 - dark * (1 - part))[:, :, None] + rim[:, :, None] * light
+    canvas.img = np.clip(region, 0, 255).astype(np.uint8)

@@ -12,19 +12,19 @@ from embervlm.world.ontology import ENVIRONMENTS, Light, Scene, Site, Weather
 from embervlm.world.paint.canvas import Camera, Canvas, Rgb, mix
 
 _HORIZON: dict[Site, float] = {"ground": 0.4, "high": 0.62, "underwater": 0.29}
-_BASE: dict[Site, float] = {"ground": 0.73, "high": 0.48, "underwater": 0.76}
-_ZONE: dict[Site, float] = {"ground": 0.755, "high": 0.815, "underwater": 0.785}
+_BASE: dict[Site, float] = {"ground": 0.73, "high": 0.48, "underwater": 0.8}
+_ZONE: dict[Site, float] = {"ground": 0.755, "high": 0.815, "underwater": 0.83}
 
 _OUTDOOR_TINT: dict[Light, Rgb] = {
     "day": (1.0, 0.99, 0.95),
-    "dusk": (0.92, 0.66, 0.54),
-    "night": (0.27, 0.34, 0.55),
+    "dusk": (0.95, 0.74, 0.64),
+    "night": (0.32, 0.38, 0.55),
     "lamps": (0.4, 0.36, 0.37),
 }
 _INDOOR_TINT: dict[Light, Rgb] = {
     "day": (0.97, 0.98, 1.0),
-    "dusk": (0.82, 0.63, 0.53),
-    "night": (0.26, 0.33, 0.52),
+    "dusk": (0.86, 0.7, 0.6),
+    "night": (0.32, 0.38, 0.54),
     "lamps": (0.44, 0.38, 0.33),
 }
 _WEATHER_TINT: dict[Weather, Rgb] = {
@@ -37,7 +37,7 @@ _WEATHER_TINT: dict[Weather, Rgb] = {
 #: Zenith and horizon of a clear sky, and the colour of an overcast one.
 SKY: dict[Light, tuple[Rgb, Rgb, Rgb]] = {
     "day": ((74, 132, 208), (206, 224, 238), (176, 184, 192)),
-    "dusk": ((74, 66, 118), (252, 158, 92), (168, 122, 112)),
+    "dusk": ((74, 66, 118), (252, 158, 92), (152, 132, 138)),
     "night": ((7, 11, 30), (30, 42, 76), (32, 38, 54)),
     "lamps": ((14, 13, 30), (66, 52, 58), (52, 46, 50)),
 }
@@ -78,6 +78,11 @@ class View:
         _, horizon, overcast = SKY[self.scene.light]
         return mix(horizon, overcast, 0.0 if self.scene.weather == "calm" else 0.8)
 
+    def fill_light(self, share: float) -> None:
+        """Draw from now on with a share of plain light added, so that colours can be told; 0 for none."""
+        grey = sum(self.tint) / 3 * (1.35 if self.dark else 1.1)
+        self.canvas.tint = mix(self.tint, (grey, grey, grey), share)
+
     def distant(self, share: float) -> None:
         """Draw from now on as seen through a share of air; 0 for nothing between."""
         self.canvas.haze = share * (1.6 if self.scene.weather in ("fog", "snow") and share else 1.0)
@@ -97,7 +102,11 @@ def make_view(scene: Scene, canvas: Canvas) -> View:
     horizon = _HORIZON[scene.site] - 0.025 * (height - 1.6) + dice.uniform(-0.012, 0.012)
     camera = Camera(horizon=horizon, vanish=0.5 - 0.5 * yaw + dice.uniform(-0.05, 0.05))
     base_tint = (_INDOOR_TINT if environment.indoor else _OUTDOOR_TINT)[scene.light]
-    weather = mix((1.0, 1.0, 1.0), _WEATHER_TINT[scene.weather], 0.5 if environment.indoor else 1.0)
+    # after dark, clouds take little more away
+    weather = mix((1.0, 1.0, 1.0), _WEATHER_TINT[scene.weather], 0.5 if environment.indoor or scene.light != "day" else 1.0)
+    if scene.weather != "calm":
+        grey = sum(base_tint) / 3
+        base_tint = mix(base_tint, (grey, grey, grey), 0.55)
     tint = (base_tint[0] * weather[0], base_tint[1] * weather[1], base_tint[2] * weather[2])
     canvas.tint = tint
     shift = dice.uniform(-0.008, 0.008)
