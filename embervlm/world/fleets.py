@@ -16,9 +16,12 @@ from embervlm.world.robots import KnownRobot, default_known, sample_robot
 POOL_SIZE = 200
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class KnownFleet:
-    """A fleet with what only the oracle knows. `unseen`: most of its robots occur in the test split only."""
+    """A fleet with what only the oracle knows. `unseen`: most of its robots occur in the test split only.
+
+    Compared by identity: a pool makes each of its fleets once.
+    """
 
     key: str
     robots: tuple[KnownRobot, ...]

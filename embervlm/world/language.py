@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from embervlm.world.abilities import Wording
 from embervlm.world.ontology import KINDS, Need, Scene
 from embervlm.world.scenes import visible_facts
-from embervlm.world.words import KIND_WORDS, PLACE_PHRASES, STATED, WEIGHT_RANGE
 from embervlm.world.wordings import ENDURING, FAST, FRAMES, REASONS, VERBS
+from embervlm.world.words import KIND_WORDS, PLACE_PHRASES, STATED, WEIGHT_RANGE
 
 #: Most words of a task.
 WORD_LIMIT = 30
@@ -55,14 +55,16 @@ def task_text(rng: random.Random, scene: Scene, need: Need, unseen: bool = False
     key = action(need)
     if key not in VERBS:
         raise ValueError(f"need: no wording for {key!r}; known are {', '.join(VERBS)}")
-    for attempt in range(8):
-        text, place = _compose(rng, scene, need, key, unseen, short=attempt > 3)
-        if len(text.split()) <= WORD_LIMIT:
+    drafts = []
+    for attempt in range(12):
+        drafts.append(_compose(rng, scene, need, key, unseen, plain=attempt > 3))
+        if len(drafts[-1][0].split()) <= WORD_LIMIT:
             break
+    text, place = min(reversed(drafts), key=lambda draft: max(len(draft[0].split()), WORD_LIMIT))
     return TaskText(_noise(rng, text), place, unseen)
 
 
-def _compose(rng: random.Random, scene: Scene, need: Need, key: str, unseen: bool, short: bool) -> tuple[str, bool]:
+def _compose(rng: random.Random, scene: Scene, need: Need, key: str, unseen: bool, plain: bool) -> tuple[str, bool]:
     def pick(wording: Wording) -> str:
         return wording.pick(rng, unseen and rng.random() < 0.7)
 
@@ -70,7 +72,7 @@ def _compose(rng: random.Random, scene: Scene, need: Need, key: str, unseen: boo
     request = verb.replace("{o}", _thing(rng, scene, unseen), 1)
     if scene.target.kind in KINDS and "person" in KINDS[scene.target.kind]:
         request = re.sub(r"\bit\b", "them", request)
-    named = rng.random() < 0.5
+    named = not plain and rng.random() < 0.5
     details = [pick(PLACE_PHRASES[scene.environment])] if named else []
     if need.fast:
         details.append(pick(FAST))
@@ -81,7 +83,7 @@ def _compose(rng: random.Random, scene: Scene, need: Need, key: str, unseen: boo
         phrase = pick(STATED[fact][facts[fact]])
         details.append(phrase.replace("{kg}", weight_text(rng, facts[fact])) if fact == "size" else phrase)
     rng.shuffle(details)
-    if not short and len(details) < 3 and rng.random() < 0.25:
+    if not plain and len(details) < 3 and rng.random() < 0.25:
         details.append(pick(REASONS))
     lead = details.pop() if details and rng.random() < 0.25 else ""
     frame = pick(FRAMES)

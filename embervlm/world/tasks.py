@@ -1,8 +1,7 @@
 """Selection tasks: a need, a fleet, a scene that decides between its robots, a text, and a twin.
 
-Which scenes a task is shown in is balanced: among all scenes that the environment allows, those with other
-able robots are weighted so that every robot that could ever do the task is able equally often. So neither the
-most gifted robot nor the longest description is a good guess: one has to look.
+Which scene a task is shown in is balanced (see `board`): neither the most gifted robot nor the longest
+description is a good guess, one has to look.
 """
 
 from __future__ import annotations
@@ -11,25 +10,17 @@ import random
 import zlib
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from itertools import product
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from embervlm.world.board import Board, BoolArray, FloatArray, make_board, repertoire
 from embervlm.world.fleets import KnownFleet
 from embervlm.world.language import TaskText, normalised, task_text
-from embervlm.world.ontology import CATEGORIES, ENVIRONMENTS, KINDS, Category, Need, Profile, Scene, Thing
-from embervlm.world.oracle import able
+from embervlm.world.ontology import CATEGORIES, ENVIRONMENTS, KINDS, SIZES, Category, Need, Scene
 from embervlm.world.scenes import DRY_KINDS, FACTS, sample_scene, visible_facts
 
-BoolArray = npt.NDArray[np.bool_]
-FloatArray = npt.NDArray[np.float64]
-
 _WET = tuple(name for name, place in ENVIRONMENTS.items() if "underwater" in place.sites)
-#: The share of a fleet that should be able, on average, and the most that may be.
-ABLE_SHARE = 0.35
-MOST_ABLE = 0.67
 _SPLIT_SHARES = (("train", 60), ("validation", 80), ("test", 100))
 
 
@@ -66,6 +57,14 @@ def sample_need(rng: random.Random) -> tuple[Need, str]:
     return Need(category, carries, hands, fast, enduring), kind
 
 
+def _like(rng: random.Random, need: Need, kind: str) -> str:
+    """Another kind of thing of which the same can be asked in the same places."""
+    same = [k for k in _kinds(need.category) if (k in DRY_KINDS) == (kind in DRY_KINDS)]
+    if need.category == "rescue":
+        same = [k for k in same if ("person" in KINDS[k]) == ("person" in KINDS[kind])]
+    return rng.choice(same)
+
+
 @lru_cache(maxsize=8)
 def _kinds(category: str) -> tuple[str, ...]:
     """The kinds of thing that a task of this category may be about."""
@@ -76,81 +75,6 @@ def _kinds(category: str) -> tuple[str, ...]:
         "rescue": lambda traits: bool(traits & living),
     }.get(category, lambda traits: True)
     return tuple(kind for kind, traits in KINDS.items() if fits(traits))
-
-
-@lru_cache(maxsize=128)
-def _cases(environment: str, dry: bool, sized: bool) -> tuple[Scene, ...]:
-    """Every combination of deciding facts in an environment, as scenes without layout.
-
-    Weather stands for itself only where it storms; size varies only where it matters.
-    """
-    place = ENVIRONMENTS[environment]
-    sites = [s for s in place.sites if s != "underwater" or not dry]
-    weathers = ("calm",) if place.indoor else ("calm", "storm")
-    hazards = ("none", "fire") if place.fire else ("none",)
-    sizes = ("small", "medium", "large") if sized else ("small",)
-    cases: list[Scene] = []
-    for site, access, terrain, weather, hazard, size in product(
-        sites, place.accesses, place.terrains, weathers, hazards, sizes
-    ):
-        if site == "underwater" and (access != "open" or hazard != "none"):
-            continue
-        target = Thing("crate", "red", size, 0.5, 0.3)  # type: ignore[arg-type]
-        cases.append(Scene(0, environment, weather, "day", terrain, access, site, hazard, target, ()))  # type: ignore[arg-type]
-    return tuple(cases)
-
-
-@lru_cache(maxsize=50_000)
-def _able_in(profile: Profile, environment: str, dry: bool, carries: bool) -> BoolArray:
-    """In which cases of the environment the robot is able, as far as place and load go."""
-    need = Need("inspect", carries=carries)
-    return np.array([able(profile, case, need) for case in _cases(environment, dry, carries)])
-
-
-@dataclass(frozen=True)
-class _Board:
-    """All cases of a task: which robots are able in each, and how often each case should be shown."""
-
-    cases: tuple[Scene, ...]
-    table: BoolArray  # [cases, robots]
-    codes: npt.NDArray[np.int64]  # [cases], the set of able robots as bits
-    weights: FloatArray  # [cases], zero where nobody or nearly everybody is able
-
-
-def _board(fleet: KnownFleet, need: Need, environment: str, kind: str) -> _Board | None:
-    """The balanced board of a task, or None where fewer than two sets of able robots are possible."""
-    dry = kind in DRY_KINDS
-    columns = []
-    for known in fleet.robots:
-        p = known.profile
-        fit = p.manipulation >= need.hands and (p.fast or not need.fast) and (p.enduring or not need.enduring)
-        column = _able_in(p, environment, dry, need.carries)
-        columns.append(column if fit else np.zeros_like(column))
-    table = np.stack(columns, axis=1)
-    count = table.sum(1)
-    codes = table.astype(np.int64) @ (1 << np.arange(table.shape[1], dtype=np.int64))
-    valid = (count > 0) & (count <= max(1, MOST_ABLE * table.shape[1]))
-    sets, first, inverse, sizes = np.unique(codes[valid], return_index=True, return_inverse=True, return_counts=True)
-    if len(sets) < 2:
-        return None
-    shares = _balance(table[valid][first], table.shape[1])
-    weights = np.zeros(len(codes))
-    weights[valid] = shares[inverse] / sizes[inverse]
-    return _Board(_cases(environment, dry, need.carries), table, codes, weights)
-
-
-def _balance(sets: BoolArray, robots: int, rounds: int = 40) -> FloatArray:
-    """How often to show each set of able robots [sets, robots], so that all who ever are able are so equally often."""
-    possible = sets.any(0)
-    members = sets[:, possible].astype(float)
-    goal = float(np.clip(ABLE_SHARE * robots / possible.sum(), 0.15, 0.5))
-    shares = np.full(len(sets), 1 / len(sets))
-    for _ in range(rounds):
-        often = np.clip(shares @ members, 1e-4, 1 - 1e-4)
-        push = np.log(goal / often) - np.log((1 - goal) / (1 - often))
-        shares = shares * np.exp(members @ (0.3 * push))
-        shares /= shares.sum()
-    return shares
 
 
 def sample_task(
@@ -165,16 +89,17 @@ def sample_task(
         unseen: use test-only wordings.
         pair: also make the twin.
     """
+    stock = repertoire(fleet, _draw)
     while True:
-        need, kind = sample_need(rng)
-        environment = _environment(rng, fleet, kind)
-        board = _board(fleet, need, environment, kind)
-        if board is None:
-            continue
-        case = rng.choices(range(len(board.cases)), board.weights.tolist())[0]
+        need, kind, environment = rng.choices(stock.asks, stock.often)[0]
+        kind = _like(rng, need, kind)
+        board = make_board(fleet, need, environment, kind)
+        assert board is not None  # the repertoire holds none of these
+        pulled = board.weights * np.exp(board.table @ stock.pull)
+        case = rng.choices(range(len(board.cases)), pulled.tolist())[0]
         need = replace(need, stated=_stated(rng, need, board.cases[case]))
         keeps = _same_text(board, need, case)
-        other = _twin_case(rng, board, keeps, case) if pair else None
+        other = _twin_case(rng, board, keeps, case, pulled) if pair else None
         if pair and other is None:
             continue
         scene = _scene(rng, board.cases[case], kind, need)
@@ -189,6 +114,12 @@ def sample_task(
         if other is None:
             return task, None
         return task, Task(_twin_scene(rng, scene, board.cases[other], need), need, text, needs_image)
+
+
+def _draw(rng: random.Random, fleet: KnownFleet) -> tuple[Need, str, str]:
+    """A need, the kind of its target, and an environment."""
+    need, kind = sample_need(rng)
+    return need, kind, _environment(rng, fleet, kind)
 
 
 def _environment(rng: random.Random, fleet: KnownFleet, kind: str) -> str:
@@ -208,16 +139,30 @@ def _stated(rng: random.Random, need: Need, case: Scene) -> frozenset[str]:
     if dice < 0.62:
         return frozenset()
     count = 1 if dice < 0.84 else 2 if dice < 0.94 else len(tellable)
+    if count > 2:
+        # Told everything, a text still has to stay short: what cannot be otherwise goes unsaid.
+        tellable = [f for f in tellable if len(_options(case, f)) > 1]
     return frozenset(rng.sample(tellable, min(count, len(tellable))))
 
 
-def _same_text(board: _Board, need: Need, case: int) -> BoolArray:
+def _options(case: Scene, fact: str) -> tuple[str, ...]:
+    """What the fact could be in the environment of the case."""
+    place = ENVIRONMENTS[case.environment]
+    known: dict[str, tuple[str, ...]] = {"site": place.sites, "access": place.accesses, "terrain": place.terrains}
+    if fact == "weather":
+        return ("calm",) if place.indoor else ("calm", "storm")
+    if fact == "hazard":
+        return ("none", "fire") if place.fire else ("none",)
+    return known.get(fact, SIZES)
+
+
+def _same_text(board: Board, need: Need, case: int) -> BoolArray:
     """The cases [cases] in which everything that the text states is as in `case`."""
     told = visible_facts(board.cases[case])
     return np.array([all(visible_facts(c)[f] == told[f] for f in need.stated) for c in board.cases])
 
 
-def _twin_case(rng: random.Random, board: _Board, keeps: BoolArray, case: int) -> int | None:
+def _twin_case(rng: random.Random, board: Board, keeps: BoolArray, case: int, weights: FloatArray) -> int | None:
     """A case with other able robots, one or (where one does not do) two facts away."""
     told = visible_facts(board.cases[case])
     near: dict[int, list[int]] = {1: [], 2: []}
@@ -229,7 +174,7 @@ def _twin_case(rng: random.Random, board: _Board, keeps: BoolArray, case: int) -
     found = near[1] if near[1] and (rng.random() < 0.7 or not near[2]) else near[2]
     if not found:
         return None
-    return rng.choices(found, board.weights[found].tolist())[0]
+    return rng.choices(found, weights[found].tolist())[0]
 
 
 def _scene(rng: random.Random, case: Scene, kind: str, need: Need) -> Scene:
