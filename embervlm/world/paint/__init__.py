@@ -47,7 +47,9 @@ def paint(scene: Scene, size: int = 224) -> Image.Image:
     if view.dark:
         canvas.gain(view.centre, view.base - height * 0.4, 0.36, 0.36, (0.35, 0.33, 0.28))
     view.fill_light(0.7)
-    draw_thing(canvas, what.kind, what.color, view.centre, view.base, height, view.rng("target"), outline=True, cast=cast)
+    draw_thing(
+        canvas, what.kind, what.color, view.centre, view.base, height, view.rng("target"), outline=True, cast=cast
+    )
     view.fill_light(0.0)
     access.draw_before(view)
     site.draw_surface(view)

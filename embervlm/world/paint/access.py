@@ -41,7 +41,11 @@ def _stairs(view: View) -> None:
 
     canvas.shadow(x, bottom - 0.06, 0.62, 0.16, 0.35)
     rise = 0.035
-    canvas.fill(((x - slim, top - rise), (x + slim, top - rise), (x + half(top), top), (x - half(top), top)), colour, down=(1.25, 1.15))
+    canvas.fill(
+        ((x - slim, top - rise), (x + slim, top - rise), (x + half(top), top), (x - half(top), top)),
+        colour,
+        down=(1.25, 1.15),
+    )
     for i in range(steps):
         y0 = top + (bottom - top) * (i / steps) ** 0.92
         y1 = top + (bottom - top) * ((i + 1) / steps) ** 0.92
@@ -75,7 +79,9 @@ def _gap(view: View) -> None:
     canvas.poly([*upper, *reversed(lower)], (14, 13, 16), 1.0)
     # the far face, lit at its rim and lost in the dark below
     face = [(x, y + 0.06) for x, y in upper]
-    canvas.fill([*upper, *reversed(face)], soil, down=(0.9, 0.12), grain="stones" if natural else "fine", amp=0.35, texels=110)
+    canvas.fill(
+        [*upper, *reversed(face)], soil, down=(0.9, 0.12), grain="stones" if natural else "fine", amp=0.35, texels=110
+    )
     canvas.line(upper, mix(colour, (255, 250, 240), 0.3), 0.007, 1.15)
     canvas.line([(x, y + 0.006) for x, y in lower], mix(colour, (255, 250, 240), 0.25), 0.009, 1.1)
     if not natural:
@@ -95,7 +101,9 @@ def _narrow(view: View) -> None:
     thick = 0.026
     for side in (-1, 1):
         edge, out = x + side * half, 0.5 + side * 0.6
-        canvas.fill(((edge, top), (out, top), (out, bottom), (edge, bottom)), colour, down=(0.95, 0.6), grain="soft", amp=0.14)
+        canvas.fill(
+            ((edge, top), (out, top), (out, bottom), (edge, bottom)), colour, down=(0.95, 0.6), grain="soft", amp=0.14
+        )
         canvas.poly(((edge, top), (out, top), (out, top - thick), (edge - side * 0.012, top - thick)), colour, 1.3)
         for i in range(1, 4):
             jx = edge + side * i * 0.15
@@ -108,7 +116,13 @@ def _narrow(view: View) -> None:
         for i in range(count):
             y = top + i * h
             stripe: Rgb = (240, 200, 50) if i % 2 else (34, 34, 38)
-            canvas.poly(((edge, y), (edge + side * band, y + h * 0.5), (edge + side * band, y + h * 1.5), (edge, y + h)), stripe)
+            canvas.poly(
+                ((edge, y), (edge + side * band, y + h * 0.5), (edge + side * band, y + h * 1.5), (edge, y + h)), stripe
+            )
     # the wall's thickness, seen inside the opening
-    canvas.poly(((x - half, top), (x - half + 0.014, top - thick), (x - half + 0.014, bottom), (x - half, bottom)), colour, 0.35)
-    canvas.poly(((x + half, top), (x + half - 0.014, top - thick), (x + half - 0.014, bottom), (x + half, bottom)), colour, 0.5)
+    canvas.poly(
+        ((x - half, top), (x - half + 0.014, top - thick), (x - half + 0.014, bottom), (x - half, bottom)), colour, 0.35
+    )
+    canvas.poly(
+        ((x + half, top), (x + half - 0.014, top - thick), (x + half - 0.014, bottom), (x + half, bottom)), colour, 0.5
+    )

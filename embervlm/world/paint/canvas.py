@@ -173,7 +173,9 @@ class Canvas:
         spot = self._spot(x, y, rx, ry)
         if spot is not None:
             region, soft = spot
-            region[:] = cv2.add(region, (soft[:, :, None] * np.asarray(shade(rgb, strength), np.float32)).astype(np.uint8))
+            region[:] = cv2.add(
+                region, (soft[:, :, None] * np.asarray(shade(rgb, strength), np.float32)).astype(np.uint8)
+            )
 
     def gain(self, x: float, y: float, rx: float, ry: float, by: Rgb) -> None:
         """Multiply a soft spot: by 1 + `by` in its middle. Negative numbers make a shadow."""

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 
 from embervlm.world.paint.canvas import Rgb, mix
-from embervlm.world.paint.noise import crop
+from embervlm.world.paint.noise import Array, crop
 from embervlm.world.paint.view import SKY, View
 
 _OVERCAST = {"calm": 0.0, "rain": 0.8, "storm": 0.95, "fog": 0.85, "snow": 0.85}
@@ -88,7 +88,9 @@ def draw_lamps(view: View) -> None:
         if view.indoor:
             y = float(rng.uniform(0.1, 0.16))
             canvas.line(((x, 0), (x, y)), (20, 20, 22), 0.008, raw=True)
-            canvas.poly(((x - 0.07, y + 0.05), (x + 0.07, y + 0.05), (x + 0.02, y), (x - 0.02, y)), (52, 60, 56), raw=True)
+            canvas.poly(
+                ((x - 0.07, y + 0.05), (x + 0.07, y + 0.05), (x + 0.02, y), (x - 0.02, y)), (52, 60, 56), raw=True
+            )
         else:
             y = float(rng.uniform(0.1, 0.17))
             canvas.line(((x, view.base), (x, y)), (24, 24, 28), 0.012, raw=True)
@@ -130,8 +132,17 @@ def _flame(view: View, x: float, y: float, height: float, rng: np.random.Generat
     lean = float(rng.uniform(-0.2, 0.2))
     for colour, k in (((214, 52, 16), 1.0), ((250, 132, 22), 0.76), ((255, 206, 64), 0.52), ((255, 246, 190), 0.28)):
         h, w = height * k, height * 0.21 * (0.5 + 0.5 * k)
-        points = ((-w, 0.0), (-w * 1.15, 0.25 * h), (-w * 0.55, 0.5 * h), (-w * 0.7 + lean * h * 0.4, 0.72 * h),
-                  (lean * h, h), (w * 0.3 + lean * h * 0.4, 0.66 * h), (w * 0.85, 0.42 * h), (w * 1.1, 0.2 * h), (w, 0.0))  # fmt: skip
+        points = (
+            (-w, 0.0),
+            (-w * 1.15, 0.25 * h),
+            (-w * 0.55, 0.5 * h),
+            (-w * 0.7 + lean * h * 0.4, 0.72 * h),
+            (lean * h, h),
+            (w * 0.3 + lean * h * 0.4, 0.66 * h),
+            (w * 0.85, 0.42 * h),
+            (w * 1.1, 0.2 * h),
+            (w, 0.0),
+        )
         view.canvas.poly([(x + px, y - py) for px, py in points], colour, raw=True)
 
 
@@ -162,7 +173,7 @@ def draw_weather(view: View) -> None:
         return
     canvas, rng = view.canvas, view.rng("weather")
     size = canvas.size
-    layer = np.zeros((size, size), np.uint8)
+    layer: Array = np.zeros((size, size), np.uint8)
     if weather == "snow":
         for px, py, r in rng.uniform(0, 1, (150, 3)):
             centre = (int(px * size * 16), int(py * size * 16))

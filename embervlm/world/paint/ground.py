@@ -54,7 +54,9 @@ def _sleepers(x: Array, z: Array) -> Array:
 
 def _bays(x: Array, z: Array) -> Array:
     line = np.abs(np.abs(x) - 1.5) < 0.06
-    return np.where(line, 1.55, 1 - 0.12 * np.maximum(_stripe(x / 1.5, 0.02), _stripe(z / 1.5, 0.02))).astype(np.float32)
+    return np.where(line, 1.55, 1 - 0.12 * np.maximum(_stripe(x / 1.5, 0.02), _stripe(z / 1.5, 0.02))).astype(
+        np.float32
+    )
 
 
 @dataclass(frozen=True)
@@ -115,8 +117,13 @@ def draw_ground(view: View, camera: Camera, bed: bool = False) -> None:
     near = np.clip(4.5 / z, 0, 1)
 
     def sample(name: str, scale: float) -> Array:
-        return cv2.remap(tile(name), x * np.float32(scale) + np.float32(ox), z * np.float32(scale) + np.float32(oz),
-                         cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP)  # fmt: skip
+        return cv2.remap(
+            tile(name),
+            x * np.float32(scale) + np.float32(ox),
+            z * np.float32(scale) + np.float32(oz),
+            cv2.INTER_LINEAR,
+            borderMode=cv2.BORDER_WRAP,
+        )
 
     light = 1 + material.soft * sample("soft", 18.0) + material.fine * near * sample("fine", 36.0)
     if material.pattern is not None and not bed:
@@ -156,7 +163,9 @@ def draw_relief(view: View, camera: Camera) -> None:
         if rough:
             _rock(view, x, y, rng.uniform(0.035, 0.085) * (0.35 + scale), mix(colour, (128, 122, 116), 0.5), rng)
         else:
-            _mound(view, x, y, rng.uniform(0.16, 0.28) * (0.3 + scale), rng.uniform(0.03, 0.055) * (0.3 + scale), colour)
+            _mound(
+                view, x, y, rng.uniform(0.16, 0.28) * (0.3 + scale), rng.uniform(0.03, 0.055) * (0.3 + scale), colour
+            )
 
 
 def _mound(view: View, x: float, y: float, rx: float, ry: float, colour: Rgb) -> None:
@@ -164,7 +173,9 @@ def _mound(view: View, x: float, y: float, rx: float, ry: float, colour: Rgb) ->
     outline = [(x + rx * float(np.cos(a)), y - ry * float(np.sin(a)) ** 1.5) for a in turn]
     foot = [(x - rx * 0.5, y + ry * 0.25), (x + rx * 0.5, y + ry * 0.25)]
     view.canvas.shadow(x + rx * 0.5, y + ry * 0.1, rx * 0.9, ry * 0.7, 0.45)
-    view.canvas.fill([*outline, *foot], colour, down=(1.25, 0.92), across=(1.12, 0.6), grain="fine", amp=0.2, texels=120)
+    view.canvas.fill(
+        [*outline, *foot], colour, down=(1.25, 0.92), across=(1.12, 0.6), grain="fine", amp=0.2, texels=120
+    )
     view.canvas.line([(p[0], p[1] + 0.004) for p in outline[5:12]], colour, 0.006, 1.3)
 
 
@@ -175,7 +186,18 @@ def _rock(view: View, x: float, y: float, r: float, colour: Rgb, rng: np.random.
     a, b, c = rng.uniform(0.5, 0.9), rng.uniform(0.75, 1.15), rng.uniform(0.45, 0.8)
     left, peak, right = (x - r, y - r * 0.15), (x - r * 0.2, y - r * b), (x + r, y - r * 0.2)
     shoulder, mid = (x - r * 0.75, y - r * a), (x + r * 0.15, y - r * 0.4)
-    canvas.poly((left, shoulder, peak, (x + r * 0.6, y - r * c), right, (x + r * 0.5, y + r * 0.15), (x - r * 0.6, y + r * 0.15)), colour, k * 0.55)
+    canvas.poly(
+        (
+            left,
+            shoulder,
+            peak,
+            (x + r * 0.6, y - r * c),
+            right,
+            (x + r * 0.5, y + r * 0.15),
+            (x - r * 0.6, y + r * 0.15),
+        ),
+        colour,
+        k * 0.55,
+    )
     canvas.poly((left, shoulder, peak, mid, (x - r * 0.3, y + r * 0.12), (x - r * 0.6, y + r * 0.15)), colour, k * 0.95)
     canvas.poly((shoulder, peak, (x + r * 0.6, y - r * c), mid), colour, k * 1.28)
-

@@ -75,7 +75,11 @@ def warehouse(view: View) -> None:
     for z in (4.0, 6.4):
         room.pane(room.ceiling(-0.9, 0.9, z, z + 1.3), (150, 154, 158))
     for z in np.linspace(3, 11, 6):
-        canvas.line((view.camera.at(-room.half, room.height, z), view.camera.at(room.half, room.height, z)), (90, 96, 104), 0.028 * 3 / z)
+        canvas.line(
+            (view.camera.at(-room.half, room.height, z), view.camera.at(room.half, room.height, z)),
+            (90, 96, 104),
+            0.028 * 3 / z,
+        )
     canvas.poly(room.back(-1.2, 1.2, 0, 2.6), (92, 120, 150))
     for y in np.linspace(0.3, 2.4, 6):
         canvas.line((view.camera.at(-1.2, y, 11), view.camera.at(1.2, y, 11)), (70, 94, 122), 0.003)
@@ -86,8 +90,14 @@ def warehouse(view: View) -> None:
             y = level * room.height * 0.2
             for z in np.linspace(9.4, 2.4, 8):
                 if rng.uniform() < 0.85:
-                    tone = ((176, 132, 84), (196, 154, 104), (150, 110, 72), (120, 140, 160), (170, 70, 60))[int(rng.integers(5))]
-                    canvas.poly(room.wall(side, z, z + 0.82, y + 0.1, y + room.height * float(rng.uniform(0.1, 0.17)), 0.72), tone, float(rng.uniform(0.7, 1.05)))
+                    tone = ((176, 132, 84), (196, 154, 104), (150, 110, 72), (120, 140, 160), (170, 70, 60))[
+                        int(rng.integers(5))
+                    ]
+                    canvas.poly(
+                        room.wall(side, z, z + 0.82, y + 0.1, y + room.height * float(rng.uniform(0.1, 0.17)), 0.72),
+                        tone,
+                        float(rng.uniform(0.7, 1.05)),
+                    )
             canvas.poly(room.wall(side, 2.0, 10.4, y, y + 0.1, 0.74), (226, 120, 40), 0.95)
         for z in (10.4, 8.3, 6.2, 4.1, 2.2):
             canvas.poly(room.wall(side, z, z + 0.12, 0, room.height * 0.84, 0.76), post)
@@ -108,7 +118,9 @@ def stairwell(view: View) -> None:
         x0, y0 = side * (0.5 + i * 0.17), 0.2 * (i + 1)
         box = [at(x0, 0, 5.4), at(side * 2.4, 0, 5.4), at(side * 2.4, y0, 5.4), at(x0, y0, 5.4)]
         canvas.poly(box, rise, 0.72 + 0.035 * (i % 2))
-        canvas.poly([at(x0, y0, 5.4), at(x0 + side * 0.17, y0, 5.4), at(x0 + side * 0.17, y0, 6.6), at(x0, y0, 6.6)], rise, 1.35)
+        canvas.poly(
+            [at(x0, y0, 5.4), at(x0 + side * 0.17, y0, 5.4), at(x0 + side * 0.17, y0, 6.6), at(x0, y0, 6.6)], rise, 1.35
+        )
     for i in range(0, 12, 2):
         x0, y0 = side * (0.5 + i * 0.17), 0.2 * (i + 1)
         canvas.line((at(x0, y0, 5.4), at(x0, y0 + 0.9, 5.4)), (40, 40, 46), 0.006)
@@ -132,7 +144,9 @@ def hospital_corridor(view: View) -> None:
         canvas.poly(room.wall(side, 1.0, 13.0, 0.85, 1.05), accent)
         canvas.poly(room.wall(side, 1.0, 13.0, 0, 0.16), accent, 0.7)
         for z in (3.6, 6.6, 10.0):
-            canvas.poly(room.wall(side, z, z + 1.1, 0, 2.15), mix(accent, (236, 226, 200), 0.6), 0.92 if side < 0 else 0.75)
+            canvas.poly(
+                room.wall(side, z, z + 1.1, 0, 2.15), mix(accent, (236, 226, 200), 0.6), 0.92 if side < 0 else 0.75
+            )
             canvas.poly(room.wall(side, z + 0.65, z + 0.95, 1.25, 1.85), (120, 160, 180))
     room.pane(room.wall(-1.0, 2.2, 3.3, 1.3, 2.5), (190, 196, 196))
     canvas.poly(room.back(-0.95, 0.95, 0, 2.3), (170, 196, 204))
@@ -145,9 +159,14 @@ def hospital_corridor(view: View) -> None:
     canvas.rect(cx - 0.011, cy - 0.034, cx + 0.011, cy + 0.034, (210, 40, 44))
     canvas.rect(cx - 0.034, cy - 0.011, cx + 0.034, cy + 0.011, (210, 40, 44))
     side = 1.0 if rng.uniform() < 0.5 else -1.0
-    bed = [at(side * x, y, z) for x, y, z in ((1.15, 0.75, 4.6), (1.95, 0.75, 4.6), (1.95, 0.75, 6.6), (1.15, 0.75, 6.6))]
+    bed = [
+        at(side * x, y, z) for x, y, z in ((1.15, 0.75, 4.6), (1.95, 0.75, 4.6), (1.95, 0.75, 6.6), (1.15, 0.75, 6.6))
+    ]
     canvas.poly(bed, (236, 240, 244))
-    canvas.poly([at(side * 1.15, 0.6, 4.6), at(side * 1.95, 0.6, 4.6), at(side * 1.95, 0.75, 4.6), at(side * 1.15, 0.75, 4.6)], (150, 176, 190))
+    canvas.poly(
+        [at(side * 1.15, 0.6, 4.6), at(side * 1.95, 0.6, 4.6), at(side * 1.95, 0.75, 4.6), at(side * 1.15, 0.75, 4.6)],
+        (150, 176, 190),
+    )
     for x in (1.2, 1.9):
         canvas.line((at(side * x, 0.6, 4.6), at(side * x, 0.05, 4.6)), (110, 116, 122), 0.008)
 
@@ -157,7 +176,7 @@ def tunnel(view: View) -> None:
     tone = float(rng.uniform(0.85, 1.1))
     lining: Rgb = (126 * tone, 120 * tone, 112 * tone)
     radius, spring = _size(view, 3.0, 4.4), _size(view, 1.3, 2.6)
-    zenith, horizon, grey = SKY[view.scene.light]
+    _, horizon, grey = SKY[view.scene.light]
     turn = np.linspace(0, np.pi, 17)
 
     def arch(z: float) -> list[Point]:
@@ -180,7 +199,14 @@ def tunnel(view: View) -> None:
             canvas.line([at(side * radius * 0.985, y, z) for z in (1.3, 2.5, 5.0, 12.0, 24.0)], (90, 90, 96), 0.008, k)
         for z in (2.0, 3.2, 5.2, 9.0):
             px, py = at(side * radius * 0.96, 2.35, z)
-            canvas.ellipse(px, py, 0.05 / z, 0.08 / z, (240, 226, 180) if view.scene.light == "day" else (110, 106, 96), raw=view.scene.light == "day")
+            canvas.ellipse(
+                px,
+                py,
+                0.05 / z,
+                0.08 / z,
+                (240, 226, 180) if view.scene.light == "day" else (110, 106, 96),
+                raw=view.scene.light == "day",
+            )
 
 
 def burning_building(view: View) -> None:
@@ -196,7 +222,9 @@ def burning_building(view: View) -> None:
     for x, z in ((-1.45, 8.5), (1.45, 8.5), (-2.85, 4.7), (2.85, 4.7)):
         px, py = at(x, 3.1, z)
         canvas.gain(px, py, 0.13, 0.17, (-0.75, -0.75, -0.72))
-    hole = [at(float(x), room.height, float(z)) for x, z in ((-1.0, 3.2), (0.4, 2.8), (1.2, 3.8), (0.7, 5.2), (-0.6, 5.0))]
+    hole = [
+        at(float(x), room.height, float(z)) for x, z in ((-1.0, 3.2), (0.4, 2.8), (1.2, 3.8), (0.7, 5.2), (-0.6, 5.0))
+    ]
     canvas.poly(hole, (20, 16, 16))
     for _ in range(5):
         x0, z0 = float(rng.uniform(-2.4, 2.4)), float(rng.uniform(3.6, 7.5))
@@ -210,7 +238,11 @@ def burning_building(view: View) -> None:
     for x in (-2.0, 2.0):
         px, py = at(x, 0, 6.2)
         for j in range(5):
-            canvas.line(((px + (j - 2) * 0.03, py), (px + float(rng.uniform(-0.09, 0.09)), py - float(rng.uniform(0.03, 0.1)))), (36, 30, 28), 0.014)
+            canvas.line(
+                ((px + (j - 2) * 0.03, py), (px + float(rng.uniform(-0.09, 0.09)), py - float(rng.uniform(0.03, 0.1)))),
+                (36, 30, 28),
+                0.014,
+            )
 
 
 def laboratory(view: View) -> None:
@@ -230,7 +262,12 @@ def laboratory(view: View) -> None:
         canvas.poly(room.wall(side, 1.8, 7.8, 0, 0.85, 0.85), trim, 0.9 if side < 0 else 0.7)
         for z in np.linspace(1.8, 7.8, 8):
             canvas.line((at(side * 2.15, 0, z), at(side * 2.15, 0.85, z)), trim, 0.004, 0.6)
-        top = [at(side * 2.1, 0.88, 1.8), at(side * 3.0, 0.88, 1.8), at(side * 3.0, 0.88, 7.8), at(side * 2.1, 0.88, 7.8)]
+        top = [
+            at(side * 2.1, 0.88, 1.8),
+            at(side * 3.0, 0.88, 1.8),
+            at(side * 3.0, 0.88, 7.8),
+            at(side * 2.1, 0.88, 7.8),
+        ]
         canvas.poly(top, (52, 56, 64))
         for z in (7.0, 6.2, 5.2, 4.4, 3.7, 3.1):
             _glassware(view, side * float(rng.uniform(2.3, 2.6)), z, rng)
@@ -242,8 +279,21 @@ def _glassware(view: View, x: float, z: float, rng: np.random.Generator) -> None
     px, py = at(x, 0.9, z)
     s = 0.34 * view.camera.focal / z
     if rng.uniform() < 0.5:
-        canvas.poly(((px - s * 0.45, py), (px + s * 0.45, py), (px + s * 0.12, py - s * 0.7), (px + s * 0.12, py - s), (px - s * 0.12, py - s), (px - s * 0.12, py - s * 0.7)), (206, 224, 232))
-        canvas.poly(((px - s * 0.42, py), (px + s * 0.42, py), (px + s * 0.24, py - s * 0.42), (px - s * 0.24, py - s * 0.42)), liquid)
+        canvas.poly(
+            (
+                (px - s * 0.45, py),
+                (px + s * 0.45, py),
+                (px + s * 0.12, py - s * 0.7),
+                (px + s * 0.12, py - s),
+                (px - s * 0.12, py - s),
+                (px - s * 0.12, py - s * 0.7),
+            ),
+            (206, 224, 232),
+        )
+        canvas.poly(
+            ((px - s * 0.42, py), (px + s * 0.42, py), (px + s * 0.24, py - s * 0.42), (px - s * 0.24, py - s * 0.42)),
+            liquid,
+        )
     else:
         canvas.rect(px - s * 0.14, py - s, px + s * 0.14, py, (206, 224, 232))
         canvas.rect(px - s * 0.14, py - s * 0.6, px + s * 0.14, py, liquid)

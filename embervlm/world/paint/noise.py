@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 import cv2
@@ -44,7 +44,7 @@ def _cells(seed: int, count: int) -> Array:
     return np.asarray(np.clip((second - first) / 14.0, 0, 1), np.float32)
 
 
-@lru_cache(maxsize=None)
+@cache
 def tile(name: str) -> Array:
     """A float32 tile (256, 256) in about -1 … 1: soft, fine, cloud, bumps, stones, cobbles or grain."""
     if name == "soft":
@@ -66,7 +66,7 @@ def tile(name: str) -> Array:
     raise ValueError(f"there is no noise tile named {name!r}")
 
 
-@lru_cache(maxsize=None)
+@cache
 def _doubled(name: str) -> Array:
     return np.tile(tile(name), (2, 2))
 
@@ -80,7 +80,7 @@ def crop(name: str, width: int, height: int, ox: float, oy: float, texels: float
     return cv2.resize(_doubled(name)[y : y + h, x : x + w], (width, height), interpolation=cv2.INTER_LINEAR)
 
 
-@lru_cache(maxsize=None)
+@cache
 def halo() -> Array:
     """A soft round spot (64, 64), 1 in the middle and 0 at the rim."""
     axis = np.linspace(-1, 1, 64, dtype=np.float32)

@@ -25,7 +25,14 @@ class Pen:
     """
 
     def __init__(
-        self, canvas: Canvas, x: float, base: float, height: float, rgb: Rgb, rng: np.random.Generator, flip: bool = False
+        self,
+        canvas: Canvas,
+        x: float,
+        base: float,
+        height: float,
+        rgb: Rgb,
+        rng: np.random.Generator,
+        flip: bool = False,
     ) -> None:
         self.canvas = canvas
         self.x = x
@@ -61,7 +68,9 @@ class Pen:
         """A polyline, `width` in heights of the thing."""
         self.canvas.line([self.at(*p) for p in points], rgb or self.rgb, width * self.height, k)
 
-    def disc(self, x: float, y: float, rx: float, ry: float | None = None, rgb: Rgb | None = None, k: float = 1.0) -> None:
+    def disc(
+        self, x: float, y: float, rx: float, ry: float | None = None, rgb: Rgb | None = None, k: float = 1.0
+    ) -> None:
         """A filled ellipse."""
         cx, cy = self.at(x, y)
         self.canvas.ellipse(cx, cy, rx * self.height, (rx if ry is None else ry) * self.height, rgb or self.rgb, k)
@@ -92,14 +101,18 @@ class Pen:
             width=width * self.height,
         )
 
-    def ball(self, x: float, y: float, rx: float, ry: float | None = None, rgb: Rgb | None = None, k: float = 1.0) -> None:
+    def ball(
+        self, x: float, y: float, rx: float, ry: float | None = None, rgb: Rgb | None = None, k: float = 1.0
+    ) -> None:
         """A shaded ellipsoid."""
         ry = rx if ry is None else ry
         for i, light in enumerate((0.68, 0.86, 1.0, 1.14)):
             t = 1 - 0.2 * i
             self.disc(x - self.side * rx * 0.09 * i, y + ry * 0.09 * i, rx * t, ry * t, rgb, k * light)
 
-    def box(self, x0: float, y0: float, x1: float, y1: float, rgb: Rgb | None = None, depth: float = 0.14, k: float = 1.0) -> None:
+    def box(
+        self, x0: float, y0: float, x1: float, y1: float, rgb: Rgb | None = None, depth: float = 0.14, k: float = 1.0
+    ) -> None:
         """A solid: front, lit top and shaded right side, drawn askew by `depth`."""
         rise = depth * 0.55
         self.poly(((x0, y1), (x1, y1), (x1 + depth, y1 + rise), (x0 + depth, y1 + rise)), rgb, k * 1.22)

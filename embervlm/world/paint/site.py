@@ -9,7 +9,7 @@ import numpy as np
 from embervlm.world.paint.canvas import Camera, Rgb, mix
 from embervlm.world.paint.ground import draw_ground
 from embervlm.world.paint.noise import crop
-from embervlm.world.paint.outdoor import conifer
+from embervlm.world.paint.shapes import conifer
 from embervlm.world.paint.view import View
 
 Builder = Callable[[View, float, float], None]
@@ -64,7 +64,14 @@ def _ledge(view: View, reach: float, foot: float) -> None:
     half = max(reach + 0.04, 0.2)
     brick: Rgb = ((164, 96, 76), (170, 160, 146), (150, 140, 134), (184, 150, 116))[int(rng.integers(4))]
     y0, y1 = view.base, foot + 0.012
-    canvas.fill(((x - half, y0), (x + half, y0), (x + half, y1), (x - half, y1)), brick, down=(1.0, 0.72), across=(1.08, 0.82), grain="fine", amp=0.14)
+    canvas.fill(
+        ((x - half, y0), (x + half, y0), (x + half, y1), (x - half, y1)),
+        brick,
+        down=(1.0, 0.72),
+        across=(1.08, 0.82),
+        grain="fine",
+        amp=0.14,
+    )
     for i in range(1, 12):
         y = y0 + (y1 - y0) * i / 12
         canvas.line(((x - half, y), (x + half, y)), brick, 0.002, 0.62)
@@ -104,19 +111,40 @@ def _cliff(view: View, reach: float, foot: float) -> None:
     canvas, x, rng = view.canvas, view.centre, view.rng("cliff")
     half = reach + 0.05
     stone: Rgb = ((140, 130, 118), (126, 126, 128), (150, 130, 106))[int(rng.integers(3))]
-    left = [(x - half - 0.02 - 0.1 * t + float(rng.uniform(-0.02, 0.02)), view.base + (foot + 0.02 - view.base) * t) for t in (0, 0.2, 0.45, 0.7, 1.0)]
-    right = [(x + half + 0.02 + 0.12 * t + float(rng.uniform(-0.02, 0.02)), view.base + (foot + 0.02 - view.base) * t) for t in (1.0, 0.75, 0.5, 0.2, 0)]
+    left = [
+        (x - half - 0.02 - 0.1 * t + float(rng.uniform(-0.02, 0.02)), view.base + (foot + 0.02 - view.base) * t)
+        for t in (0, 0.2, 0.45, 0.7, 1.0)
+    ]
+    right = [
+        (x + half + 0.02 + 0.12 * t + float(rng.uniform(-0.02, 0.02)), view.base + (foot + 0.02 - view.base) * t)
+        for t in (1.0, 0.75, 0.5, 0.2, 0)
+    ]
     canvas.fill([*left, *right], stone, down=(1.05, 0.7), across=(1.15, 0.62), grain="stones", amp=0.4, texels=120)
     for _ in range(4):
         cx = x + float(rng.uniform(-half, half))
-        canvas.line(((cx, view.base + 0.02), (cx + float(rng.uniform(-0.05, 0.05)), view.base + 0.14), (cx, foot - 0.05)), stone, 0.006, 0.45)
-    canvas.poly((left[0], (x - half + 0.02, view.base - 0.024), (x + half - 0.02, view.base - 0.024), right[-1]), mix(stone, (96, 120, 60), 0.55), 1.15)
+        canvas.line(
+            ((cx, view.base + 0.02), (cx + float(rng.uniform(-0.05, 0.05)), view.base + 0.14), (cx, foot - 0.05)),
+            stone,
+            0.006,
+            0.45,
+        )
+    canvas.poly(
+        (left[0], (x - half + 0.02, view.base - 0.024), (x + half - 0.02, view.base - 0.024), right[-1]),
+        mix(stone, (96, 120, 60), 0.55),
+        1.15,
+    )
 
 
 def _tree(view: View, reach: float, foot: float) -> None:
     canvas, x = view.canvas, view.centre
     bark: Rgb = (112, 80, 54)
-    canvas.fill(((x - 0.05, 0.0), (x + 0.05, 0.0), (x + 0.075, foot + 0.015), (x - 0.075, foot + 0.015)), bark, across=(1.15, 0.6), grain="fine", amp=0.3)
+    canvas.fill(
+        ((x - 0.05, 0.0), (x + 0.05, 0.0), (x + 0.075, foot + 0.015), (x - 0.075, foot + 0.015)),
+        bark,
+        across=(1.15, 0.6),
+        grain="fine",
+        amp=0.3,
+    )
     for side in (-1, 1):
         canvas.line(((x, view.base + 0.1), (x + side * (reach + 0.02), view.base + 0.01)), bark, 0.02, 0.8)
     for px, py, h in ((x - 0.4, foot + 0.02, 0.2), (x + 0.42, foot + 0.03, 0.24)):
@@ -181,7 +209,12 @@ def draw_water(view: View) -> None:
     canvas.img = np.vstack([above[:first], np.clip(below, 0, 255).astype(np.uint8)])
     for x in rng.uniform(0.0, 1.0, 5):
         lean, wide = float(rng.uniform(-0.16, 0.16)), float(rng.uniform(0.03, 0.07))
-        shaft = ((float(x) - wide * 0.4, top), (float(x) + wide * 0.4, top), (float(x) + lean + wide, 0.85), (float(x) + lean - wide, 0.85))
+        shaft = (
+            (float(x) - wide * 0.4, top),
+            (float(x) + wide * 0.4, top),
+            (float(x) + lean + wide, 0.85),
+            (float(x) + lean - wide, 0.85),
+        )
         canvas.fill(shaft, mix(view.water, (255, 255, 240), 0.7), down=(1.2, 0.8), alpha=0.1)
     _banks(view, rng)
 
@@ -196,15 +229,34 @@ def _banks(view: View, rng: np.random.Generator) -> None:
         slope = 0.0 if built else 0.07
         shape = [(0.5 + side * 0.6, top - 0.02), (edge, top - 0.02)]
         n = 6
-        shape += [(edge + side * 0.02 - side * slope * t + (0 if built else float(rng.uniform(-0.012, 0.012))), top + (0.66 - top + 0.08) * t)
-                  for t in np.linspace(0.1, 1, n)]  # fmt: skip
+        shape += [
+            (
+                edge + side * 0.02 - side * slope * t + (0 if built else float(rng.uniform(-0.012, 0.012))),
+                top + (0.66 - top + 0.08) * t,
+            )
+            for t in np.linspace(0.1, 1, n)
+        ]
         shape += [(0.5 + side * 0.6, 0.82)]
-        canvas.fill(shape, mix((152, 148, 142) if built else colour, view.water, 0.22), down=(1.0, 0.5), grain="fine" if built else "stones", amp=0.3, texels=120)
+        canvas.fill(
+            shape,
+            mix((152, 148, 142) if built else colour, view.water, 0.22),
+            down=(1.0, 0.5),
+            grain="fine" if built else "stones",
+            amp=0.3,
+            texels=120,
+        )
         if built:
             for i in range(5):
                 y = top + 0.05 + i * 0.075
                 canvas.line(((edge + side * 0.02, y), (0.5 + side * 0.6, y)), (90, 92, 94), 0.004, 0.8)
-        canvas.rect(min(edge, 0.5 + side * 0.6), top - 0.028, max(edge, 0.5 + side * 0.6), top - 0.012, mix((176, 172, 164), colour, 0.0 if built else 0.7), 1.1)
+        canvas.rect(
+            min(edge, 0.5 + side * 0.6),
+            top - 0.028,
+            max(edge, 0.5 + side * 0.6),
+            top - 0.012,
+            mix((176, 172, 164), colour, 0.0 if built else 0.7),
+            1.1,
+        )
 
 
 def draw_surface(view: View) -> None:

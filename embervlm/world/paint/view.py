@@ -103,7 +103,9 @@ def make_view(scene: Scene, canvas: Canvas) -> View:
     camera = Camera(horizon=horizon, vanish=0.5 - 0.5 * yaw + dice.uniform(-0.05, 0.05))
     base_tint = (_INDOOR_TINT if environment.indoor else _OUTDOOR_TINT)[scene.light]
     # after dark, clouds take little more away
-    weather = mix((1.0, 1.0, 1.0), _WEATHER_TINT[scene.weather], 0.5 if environment.indoor or scene.light != "day" else 1.0)
+    weather = mix(
+        (1.0, 1.0, 1.0), _WEATHER_TINT[scene.weather], 0.5 if environment.indoor or scene.light != "day" else 1.0
+    )
     if scene.weather != "calm":
         grey = sum(base_tint) / 3
         base_tint = mix(base_tint, (grey, grey, grey), 0.55)
