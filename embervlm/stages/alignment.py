@@ -13,7 +13,7 @@ from embervlm.data.prompts import CAPTION_PROMPT
 from embervlm.data.schema import Record
 from embervlm.models.modeling import EmberVLM
 from embervlm.stages.base import Batch, Gather, Stage, StageModule, chunks
-from embervlm.stages.losses import info_nce, language_loss
+from embervlm.stages.losses import info_nce, language_loss, rows_before
 
 
 class AlignmentModule(StageModule):
@@ -29,8 +29,7 @@ class AlignmentModule(StageModule):
         images = model.embed_images(features)
         texts = model.embed_texts(batch["caption_ids"], batch["caption_mask"])
         images_all, texts_all = (gather(images), gather(texts)) if gather else (images, texts)
-        rank = torch.distributed.get_rank() if gather else 0
-        contrast = info_nce(images, texts, model.logit_scale, images_all, texts_all, rank * images.shape[0])
+        contrast = info_nce(images, texts, model.logit_scale, images_all, texts_all, rows_before(gather, images))
         output = model(
             input_ids=batch["input_ids"],
             segments=batch["segments"],

@@ -6,6 +6,8 @@ D width, E shared embedding.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -35,6 +37,15 @@ def info_nce(
         "acc_i2t": (forward.argmax(1) == target).float().mean(),
         "acc_t2i": (backward.argmax(1) == target).float().mean(),
     }
+
+
+def rows_before(gather: Callable[[Tensor], Tensor] | None, rows: Tensor) -> int:
+    """Where this worker's rows begin in the gathered batch, whose shares may differ by one."""
+    if gather is None:
+        return 0
+    rank = torch.distributed.get_rank()
+    owners = gather(torch.full((rows.shape[0],), rank, device=rows.device))
+    return int((owners < rank).sum())
 
 
 def language_loss(

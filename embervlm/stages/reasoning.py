@@ -23,7 +23,7 @@ from embervlm.data.schema import STEPS, Record
 from embervlm.models.layout import GENERATED
 from embervlm.models.modeling import EmberVLM, EmberVLMOutput
 from embervlm.stages.base import Batch, Gather, Stage, StageModule, chunks
-from embervlm.stages.losses import info_nce, selection_losses
+from embervlm.stages.losses import info_nce, rows_before, selection_losses
 from embervlm.stages.selection import calibrate, chain_losses, selection_inputs
 
 _ENVIRONMENT_STEP = STEPS.index("environment assessment")
@@ -121,9 +121,8 @@ class ReasoningStageModule(StageModule):
         images = self.model.embed_images(features)
         texts = self.model.text_pool(output.text_hidden, batch["environment_mask"])
         images_all, texts_all = (gather(images), gather(texts)) if gather else (images, texts)
-        rank = torch.distributed.get_rank() if gather else 0
         scale = self.model.logit_scale
-        return info_nce(images, texts, scale, images_all, texts_all, rank * images.shape[0])["loss"]
+        return info_nce(images, texts, scale, images_all, texts_all, rows_before(gather, images))["loss"]
 
 
 class Reasoning(Stage):

@@ -1,0 +1,204 @@
+"""The DeepSpeed engine under the loop: optimizer, precision, partitioning, on CPU and GPU from the same settings.
+
+Precision: bf16 is `torch.autocast` around fp32 weights, entered inside the module that DeepSpeed sees. Measured on
+two gloo workers with a 2.6M-parameter decoder (median ms a step, ZeRO 0 / 1 / 2): 167 / 150 / 161 so, against 150 /
+205 / 354 with DeepSpeed's `torch_autocast` section, which casts gradients to bf16 for the reduction, and 178 / 214 / –
+with its `bf16` section. So fp32 weights, moments and reductions cost nothing here, and lose nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ember_platform.train import collectives
+
+_TAG = "engine"
+Gather = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class EngineSettings:
+    """What the engine needs of a stage's configuration.
+
+    `micro_batch` is the samples of one forward pass of one worker; `precision` is bf16 or fp32, resolved.
+    """
+
+    micro_batch: int
+    accumulation: int
+    weight_decay: float
+    clip: float
+    precision: str
+    zero_stage: int
+
+
+class _Autocast(nn.Module):
+    """A stage's module under autocast, so that DeepSpeed only ever sees fp32 weights and an fp32 loss."""
+
+    def __init__(self, module: nn.Module, device: torch.device, enabled: bool) -> None:
+        super().__init__()
+        self.module = module
+        self._device = device.type
+        self._enabled = enabled
+
+    def forward(self, batch: dict[str, Any], progress: float, gather: Gather | None) -> dict[str, Tensor]:
+        with autocast(self._device, self._enabled):
+            losses: dict[str, Tensor] = self.module(batch, progress, gather)
+        return losses
+
+
+def autocast(device: str, enabled: bool) -> contextlib.AbstractContextManager[Any]:
+    """bf16 autocast of that device type, or nothing."""
+    return torch.autocast(device, torch.bfloat16) if enabled else contextlib.nullcontext()
+
+
+def deepspeed_config(settings: EngineSettings, trainable: int) -> dict[str, Any]:
+    """DeepSpeed's configuration for these settings.
+
+    Args:
+        settings: the stage's.
+        trainable: parameters that train; buckets need not be larger.
+    """
+    bucket = min(-(-trainable // 4096) * 4096, 1 << 26)  # DeepSpeed wants a multiple of twice the workers
+    zero: dict[str, Any] = {"stage": settings.zero_stage}
+    if settings.zero_stage:
+        zero |= {"reduce_bucket_size": bucket, "allgather_bucket_size": bucket, "overlap_comm": False}
+    if settings.zero_stage == 3:
+        zero |= {"stage3_max_live_parameters": 10**9, "stage3_prefetch_bucket_size": bucket}
+    return {
+        "train_micro_batch_size_per_gpu": settings.micro_batch,
+        "gradient_accumulation_steps": settings.accumulation,
+        # Without partitioning the engine clips parameter by parameter; `Engine.step` does it in one call instead.
+        "gradient_clipping": settings.clip if settings.zero_stage else 0.0,
+        "zero_optimization": zero,
+        # The optimizer is ours (torch's fused AdamW), which DeepSpeed calls untested.
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
+        "steps_per_print": 10**12,
+    }
+
+
+def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Parameters that train, in two groups: matrices decay; biases, norms and scalars do not."""
+    trained = [p for p in module.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in trained if p.ndim >= 2], "weight_decay": weight_decay},
+        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    return [group for group in groups if group["params"]]
+
+
+class Engine:
+    """A module with its optimizer, in the precision and partitioning that the settings name.
+
+    Raises:
+        ValueError: no parameter of the module trains.
+    """
+
+    def __init__(self, module: nn.Module, settings: EngineSettings, device: torch.device) -> None:
+        deepspeed = _deepspeed(device)
+        self.settings = settings
+        self.device = device
+        self._parameters = [p for p in module.parameters() if p.requires_grad]
+        if not self._parameters:
+            raise ValueError("no parameter of this stage trains; its `prepare` froze everything")
+        # Before ZeRO-3 takes the parameters apart: afterwards they have no shape of their own.
+        groups = parameter_groups(module, settings.weight_decay)
+        trainable = sum(p.numel() for p in self._parameters)
+        wrapped = _Autocast(module, device, settings.precision == "bf16").to(device)
+        self._engine, _, _, _ = deepspeed.initialize(
+            model=wrapped,
+            optimizer=torch.optim.AdamW(groups, lr=0.0, fused=True),
+            config=deepspeed_config(settings, trainable),
+        )
+        self._gather: Gather | None = collectives.gather_rows if collectives.world_size() > 1 else None
+
+    def forward(self, batch: dict[str, Any], progress: float) -> dict[str, Tensor]:
+        """Losses of one micro-batch (CPU tensors are moved to the device)."""
+        moved = {k: v.to(self.device, non_blocking=True) if isinstance(v, Tensor) else v for k, v in batch.items()}
+        losses: dict[str, Tensor] = self._engine(moved, progress, self._gather)
+        return losses
+
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradients of one micro-batch; the last one of a step also averages them over the ranks."""
+        self._engine.backward(loss)
+
+    def step(self, learning_rate: float) -> float:
+        """After every micro-batch's backward; at the last of a step it updates the weights.
+
+        Returns:
+            The gradient norm before clipping; 0 where the step is not complete.
+        """
+        complete = self._engine.is_gradient_accumulation_boundary()
+        norm = 0.0
+        if complete:
+            for group in self._engine.optimizer.param_groups:
+                group["lr"] = learning_rate
+            if not self.settings.zero_stage:
+                norm = float(nn.utils.clip_grad_norm_(self._parameters, self.settings.clip or float("inf")))
+        self._engine.step()
+        if complete and self.settings.zero_stage:
+            norm = float(self._engine.get_global_grad_norm() or 0.0)
+        return norm
+
+    def save(self, folder: Path) -> None:
+        """Write weights and optimizer below `folder`. Every rank calls it and writes its own part."""
+        state = {"universal_checkpoint_info": {"universal_checkpoint_version": 0.2}}
+        self._engine.save_checkpoint(str(folder), tag=_TAG, client_state=state, save_latest=False)
+
+    def load(self, folder: Path) -> None:
+        """Take weights and optimizer from what `save` wrote (only ever a checkpoint of our own: it is a pickle).
+
+        Raises:
+            FileNotFoundError: there is no such checkpoint.
+        """
+        where, _ = self._engine.load_checkpoint(str(folder), tag=_TAG, load_lr_scheduler_states=False)
+        if where is None:
+            raise FileNotFoundError(f"{folder}: no engine state of {collectives.world_size()} worker(s) there")
+
+    @contextlib.contextmanager
+    def whole(self) -> Iterator[None]:
+        """While inside, every parameter of the module is whole on every rank (ZeRO-3 gathers them)."""
+        if self.settings.zero_stage < 3:
+            yield
+            return
+        import deepspeed
+
+        with deepspeed.zero.GatheredParameters(list(self._engine.module.parameters()), modifier_rank=None):
+            yield
+
+    def close(self) -> None:
+        """Take DeepSpeed's hooks off the module, so that another engine can be built on it.
+
+        With ZeRO-3 the parameters are made whole first and stay so.
+        """
+        self._engine.destroy()
+
+
+def ensure_process_group(device: torch.device) -> None:
+    """A process group of one, where nobody made one (runs in process, tests); nothing otherwise."""
+    if torch.distributed.is_initialized():
+        return
+    os.environ.setdefault("LOCAL_RANK", "0")
+    torch.distributed.init_process_group(
+        "nccl" if device.type == "cuda" else "gloo", store=torch.distributed.HashStore(), rank=0, world_size=1
+    )
+
+
+def _deepspeed(device: torch.device) -> Any:
+    """DeepSpeed, told which accelerator it has, with a process group, and without what would compile code at start."""
+    if device.type == "cpu":
+        os.environ["DS_ACCELERATOR"] = "cpu"
+    ensure_process_group(device)
+    import deepspeed
+
+    # Its shared-memory all-reduce serves inference only, and building it takes half a minute and a compiler.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    return deepspeed
