@@ -1,0 +1,76 @@
+"""The pure parts: schedule, precision, parameter groups."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from ember_platform.train.engine import EngineSettings, deepspeed_config, parameter_groups
+from ember_platform.train.precision import PrecisionError, cpu_has_bf16, resolve_precision
+from ember_platform.train.schedule import learning_rate, seed_step, step_seed
+
+
+def test_learning_rate_warms_up_and_falls_to_its_floor() -> None:
+    rates = [learning_rate(step, 100, 1e-3, 0.1, 0.1) for step in range(100)]
+    assert rates[0] == pytest.approx(1e-3 / 11)
+    assert rates[:11] == sorted(rates[:11])
+    assert max(rates) == pytest.approx(1e-3)
+    assert rates[10:] == sorted(rates[10:], reverse=True)
+    assert rates[-1] == pytest.approx(1e-4)
+
+
+@pytest.mark.parametrize("total", [1, 2, 3])
+@pytest.mark.parametrize("warmup", [0.0, 0.5, 1.0])
+def test_learning_rate_of_very_short_runs_is_positive(total: int, warmup: float) -> None:
+    assert all(0 < learning_rate(step, total, 1.0, warmup, 0.1) <= 1.0 for step in range(total + 1))
+
+
+def test_a_step_s_random_numbers_depend_on_the_step_alone() -> None:
+    seed_step(1, 3, 0, 7, 0)
+    first = torch.rand(3)
+    torch.rand(100)
+    seed_step(1, 3, 0, 7, 0)
+    assert torch.equal(first, torch.rand(3))
+    seeds = {step_seed(s, n, p, t, r) for s in (0, 1) for n in (0, 3) for p in (0, 1) for t in (0, 1) for r in (0, 1)}
+    assert len(seeds) == 32
+
+
+def test_bf16_is_read_from_the_processor_s_flags(tmp_path: Path) -> None:
+    for flags, expected in (("fpu avx512_bf16", True), ("fpu amx_bf16 amx_tile", True), ("fpu avx2", False)):
+        file = tmp_path / "cpuinfo"
+        file.write_text(f"processor : 0\nflags\t\t: {flags}\n")
+        assert cpu_has_bf16(str(file)) is expected
+    assert cpu_has_bf16(str(tmp_path / "none")) is False
+
+
+def test_bf16_where_there_is_none_is_an_error_and_auto_is_fp32(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ember_platform.train.precision.cpu_has_bf16", lambda: False)
+    assert resolve_precision("auto", "cpu") == "fp32"
+    with pytest.raises(PrecisionError, match=r"stages\.3\.precision: bf16"):
+        resolve_precision("bf16", "cpu", "stages.3.precision")
+    monkeypatch.setattr("ember_platform.train.precision.cpu_has_bf16", lambda: True)
+    assert resolve_precision("auto", "cpu") == resolve_precision("bf16", "cpu") == "bf16"
+    assert resolve_precision("fp32", "cpu") == "fp32"
+
+
+def test_only_matrices_decay_and_only_what_trains_is_listed() -> None:
+    module = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.LayerNorm(3), torch.nn.Linear(3, 1))
+    module[2].requires_grad_(False)
+    decayed, plain = parameter_groups(module, 0.1)
+    assert [p.shape for p in decayed["params"]] == [(3, 2)]
+    assert decayed["weight_decay"] == 0.1
+    assert len(plain["params"]) == 3
+    assert plain["weight_decay"] == 0.0
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_the_engine_s_configuration_follows_the_settings(stage: int) -> None:
+    config = deepspeed_config(EngineSettings(4, 2, 0.0, 0.5, "bf16", stage), 1001)
+    assert config["train_micro_batch_size_per_gpu"] == 4
+    assert config["gradient_accumulation_steps"] == 2
+    assert config["zero_optimization"]["stage"] == stage
+    # Without partitioning the engine's own clipping is off: `Engine.step` clips.
+    assert config["gradient_clipping"] == (0.5 if stage else 0.0)
+    assert config["zero_optimization"].get("reduce_bucket_size", 0) % 2 == 0
