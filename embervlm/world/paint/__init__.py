@@ -42,7 +42,7 @@ def paint(scene: Scene, size: int = 224) -> Image.Image:
     access.draw_behind(view)
     canvas.shadow(view.centre + height * 0.08, view.base, height * 0.62, height * 0.1, 0.62)
     # on top of a tall structure there is no ground for the shadow to fall on
-    cast = 0.0 if scene.site == "high" else 0.45 if scene.light in ("day", "dusk") else 0.28
+    cast = 0.0 if scene.site == "high" else 0.45 if scene.light in ("day", "dusk") and scene.weather == "calm" else 0.26
     what = scene.target
     if view.dark:
         canvas.gain(view.centre, view.base - height * 0.4, 0.36, 0.36, (0.35, 0.33, 0.28))
@@ -80,6 +80,7 @@ def _scenery(view: View) -> None:
     conditions.draw_fog(view, near=False)
     site.draw_water(view)
     bed = Camera(horizon=0.6, vanish=view.camera.vanish) if view.scene.site == "underwater" else view.camera
+    conditions.draw_puddles(view)
     draw_relief(view, bed)
     _others(view)
 

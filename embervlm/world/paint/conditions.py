@@ -10,7 +10,8 @@ from embervlm.world.paint.noise import Array, crop
 from embervlm.world.paint.view import SKY, View
 
 _OVERCAST = {"calm": 0.0, "rain": 0.8, "storm": 0.95, "fog": 0.85, "snow": 0.85}
-_EXPOSURE = {"day": 128.0, "dusk": 102.0, "night": 76.0, "lamps": 86.0}
+_EXPOSURE = {"day": 132.0, "dusk": 104.0, "night": 76.0, "lamps": 86.0}
+_BRIGHT = {"calm": 1.0, "rain": 0.95, "storm": 0.88, "fog": 1.04, "snow": 1.12}
 _GRADE: dict[str, Rgb] = {
     "day": (1.0, 1.0, 1.0),
     "dusk": (1.06, 0.98, 0.94),
@@ -165,6 +166,22 @@ def draw_fog(view: View, near: bool) -> None:
     canvas.img = (canvas.img * (1 - share[:, :, None]) + colour * share[:, :, None]).astype(np.uint8)
 
 
+def draw_puddles(view: View) -> None:
+    """Standing water on the ground outdoors while it rains; it mirrors the sky."""
+    if view.indoor or view.scene.weather not in ("rain", "storm") or view.scene.site == "underwater":
+        return
+    canvas, rng = view.canvas, view.rng("puddles")
+    top = view.camera.horizon + 0.13
+    mirror = mix(view.air, (235, 240, 248), 0.25 if not view.dark else 0.1)
+    for px, py, r in rng.uniform(0, 1, (9, 3)):
+        x, y = float(px), top + (0.99 - top) * float(py)
+        near = (y - view.camera.horizon) / (1 - view.camera.horizon)
+        rx = (0.05 + 0.07 * float(r)) * (0.3 + near)
+        canvas.ellipse(x, y, rx * 1.06, rx * 0.24, mirror, 0.45, raw=True)
+        canvas.ellipse(x, y + 0.003, rx, rx * 0.2, mirror, 0.9, raw=True)
+        canvas.ellipse(x - rx * 0.1, y, rx * 0.4, rx * 0.07, mirror, 1.1, raw=True, width=0.004)
+
+
 def draw_weather(view: View) -> None:
     """Rain, storm and snow in the air; only above the surface where the view is under water."""
     weather = view.scene.weather
@@ -181,14 +198,14 @@ def draw_weather(view: View) -> None:
         layer = cv2.GaussianBlur(layer, (0, 0), 0.6)
         strength, colour = 0.95, (246, 248, 252)
     else:
-        count, slant, long = (230, 0.55, 0.12) if weather == "storm" else (130, 0.12, 0.08)
+        count, slant, long = (230, 0.55, 0.12) if weather == "storm" else (180, 0.1, 0.085)
         start = rng.uniform(-0.1, 1.05, (count, 2)) * size
         reach = (rng.uniform(0.5, 1.2, count) * long * size)[:, None] * np.array([[slant, 1.0]])
         streaks = np.stack([start, start + reach], 1) * 16
         cv2.polylines(layer, list(streaks.astype(np.int32)), False, 255.0, 1, cv2.LINE_AA, 4)
         # a streak is a pixel wide: on a small picture it covers more
         fine = min(1.0, 0.4 + 0.6 * size / 224)
-        strength, colour = (0.5 * fine, (214, 222, 234)) if weather == "storm" else (0.42 * fine, (214, 224, 236))
+        strength, colour = (0.5 * fine, (214, 222, 234)) if weather == "storm" else (0.5 * fine, (222, 230, 240))
     if view.surface < 1:
         layer[int(view.surface * size) :] = 0
     level = {"day": 1.0, "dusk": 0.9, "night": 0.5, "lamps": 0.7}[view.scene.light]
@@ -200,21 +217,22 @@ def grade(view: View) -> None:
     """Exposure for the light of the hour, contrast, colour balance, vignette and grain.
 
     The exposure is set from the picture itself, so that its mean brightness tells the light and
-    nothing else about the scene.
+    the weather and nothing else about the scene.
     """
     canvas, rng = view.canvas, view.rng("grade")
     size = canvas.size
     img = canvas.img.astype(np.float32)
     mean = float(img.mean())
-    wanted = _EXPOSURE[view.scene.light] * float(rng.uniform(0.88, 1.12))
+    wanted = _EXPOSURE[view.scene.light] * _BRIGHT[view.scene.weather] * float(rng.uniform(0.9, 1.1))
     balance = np.asarray(_GRADE[view.scene.light], np.float32) * rng.uniform(0.97, 1.03, 3).astype(np.float32)
     img *= np.float32(min(max(wanted / max(mean, 1.0), 0.55), 1.9)) * balance
     axis = (np.arange(size, dtype=np.float32) + 0.5) / size - 0.5
     img *= (1.05 - 0.42 * (axis[:, None] ** 2 + axis[None, :] ** 2))[:, :, None]
     luma = img.mean(axis=2, keepdims=True)
-    img = luma + (img - luma) * np.float32(1.14)
+    img = luma + (img - luma) * np.float32(1.16)
+    img += (luma - np.float32(wanted)) * np.float32(0.1)
     grain = crop("grain", size, size, float(rng.uniform()), float(rng.uniform()), 255.0)
-    img += (grain * np.float32(7.0))[:, :, None]
+    img += (grain * np.float32(5.0))[:, :, None]
     # a gentle shoulder, so that highlights roll off instead of clipping
     over = img > 205
     img[over] = 205 + 50 * (1 - np.exp(-(img[over] - 205) / 50))
