@@ -291,10 +291,10 @@ def _interrupt(_signal: int, _frame: object) -> NoReturn:
     raise KeyboardInterrupt
 
 
-def main(argv: list[str] | None = None) -> int:
-    """The command line; returns the exit code (status: 0 when up, 3 when down)."""
-    parser = argparse.ArgumentParser(description="The Ray cluster of this checkout, on this machine.")
-    commands = parser.add_subparsers(dest="command", required=True)
+def parser() -> argparse.ArgumentParser:
+    """The command line's arguments."""
+    program = argparse.ArgumentParser(description="The Ray cluster of this checkout, on this machine.")
+    commands = program.add_subparsers(dest="command", required=True)
     starting = commands.add_parser("start", help="start it (or say that it is up)")
     starting.add_argument(
         "--cpus", type=int, help=f"logical CPUs (default: {logical_cpus()}, more than there are cores)"
@@ -307,7 +307,12 @@ def main(argv: list[str] | None = None) -> int:
         "submit", help="`ray job submit` a command from the repository root, and follow it"
     )
     submitting.add_argument("entrypoint", nargs=argparse.REMAINDER, help="-- python jobs/….py …")
-    args = parser.parse_args(argv)
+    return program
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command line; returns the exit code (status: 0 when up, 3 when down)."""
+    args = parser().parse_args(argv)
     try:
         if args.command == "start":
             start(args.cpus, args.object_store_gb)
@@ -321,7 +326,7 @@ def main(argv: list[str] | None = None) -> int:
         else:
             entrypoint = args.entrypoint[1:] if args.entrypoint[:1] == ["--"] else args.entrypoint
             if not entrypoint:
-                submitting.error("name the command to run after --")
+                raise ClusterError("submit: name the command to run after --")
             return submit(entrypoint)
     except ClusterError as error:
         print(f"cluster/local.py: {error}", file=sys.stderr)

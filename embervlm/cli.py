@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code: 0, or 2 where the input was at fault."""
-    args = _parser().parse_args(argv)
+    args = parser().parse_args(argv)
     try:
         args.run(args)
     except (ValueError, OSError) as error:
@@ -34,10 +34,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="embervlm", description="A small vision-language model that chooses robots.")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    commands = parser.add_subparsers(dest="command", required=True)
+def parser() -> argparse.ArgumentParser:
+    """The arguments of every command."""
+    program = argparse.ArgumentParser(prog="embervlm", description="A small vision-language model that chooses robots.")
+    program.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    commands = program.add_subparsers(dest="command", required=True)
 
     info = commands.add_parser("info", help="parameters by part, and which of them each stage trains")
     which = info.add_mutually_exclusive_group()
@@ -67,7 +68,7 @@ def _parser() -> argparse.ArgumentParser:
     world.add_argument("--out", type=Path, default=Path("world.png"), metavar="FILE", help="the contact sheet")
     world.add_argument("--json", action="store_true", help="print JSON")
     world.set_defaults(run=_world)
-    return parser
+    return program
 
 
 def _positive(name: str, value: int | None) -> None:

@@ -37,6 +37,21 @@ def root() -> Path:
 
 
 @pytest.fixture(scope="session")
+def nano_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A nano model with random weights and its processor, saved as a run saves them. Read only."""
+    from embervlm import EmberVLM, EmberVLMConfig, EmberVLMProcessor
+    from embervlm.data.prompts import robot_text
+    from embervlm.fleet import default_fleet
+
+    config = EmberVLMConfig.preset("embervlm-nano")
+    processor = EmberVLMProcessor.build(config, [robot_text(robot) for robot in default_fleet()])
+    folder = tmp_path_factory.mktemp("nano")
+    EmberVLM.from_parts(config).save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[Any]:
     """One local Ray of 8 logical CPUs for all tests of the session that are marked `cluster`.
 

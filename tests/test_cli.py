@@ -13,21 +13,6 @@ from PIL import Image
 from embervlm.cli import main
 
 
-@pytest.fixture(scope="module")
-def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A nano model with random weights, saved as a run saves it."""
-    from embervlm import EmberVLM, EmberVLMConfig, EmberVLMProcessor
-    from embervlm.data.prompts import robot_text
-    from embervlm.fleet import default_fleet
-
-    config = EmberVLMConfig.preset("embervlm-nano")
-    processor = EmberVLMProcessor.build(config, [robot_text(robot) for robot in default_fleet()])
-    folder = tmp_path_factory.mktemp("model")
-    EmberVLM.from_parts(config).save_pretrained(folder)
-    processor.save_pretrained(folder)
-    return folder
-
-
 def fails(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
     """The one line on stderr of a command that must refuse its input."""
     assert main(argv) == 2
@@ -59,21 +44,21 @@ def test_info_counts_every_parameter_once(capsys: pytest.CaptureFixture[str]) ->
     assert table["vision"]["stage 3"] == 0
 
 
-def test_info_prints_a_table_of_a_saved_model(model_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["info", "--model", str(model_folder)]) == 0
+def test_info_prints_a_table_of_a_saved_model(nano_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["info", "--model", str(nano_folder)]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[1].split()[:2] == ["part", "total"]
     assert len({len(line) for line in lines[1:]}) == 1
 
 
-def test_select_answers_as_json(model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_select_answers_as_json(nano_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     picture = tmp_path / "photo.jpg"
     Image.new("RGB", (640, 400), "steelblue").save(picture)
     fleet = tmp_path / "fleet.yaml"
     fleet.write_text(
         "robots:\n  - {name: Crawler, capabilities: [climbs pipes]}\n  - {name: Boat}\n  - {name: Crane}\n"
     )
-    argv = ["select", "--model", str(model_folder), "--task", "Inspect the hull", "--top-k", "2", "--json"]
+    argv = ["select", "--model", str(nano_folder), "--task", "Inspect the hull", "--top-k", "2", "--json"]
     assert main([*argv, "--image", str(picture), "--fleet", str(fleet)]) == 0
     answer = json.loads(capsys.readouterr().out)
     assert set(answer) == {"robots", "team", "plan", "reasoning"}
@@ -81,8 +66,8 @@ def test_select_answers_as_json(model_folder: Path, tmp_path: Path, capsys: pyte
     assert {row["robot"] for row in answer["robots"]} <= {"Crawler", "Boat", "Crane"}
 
 
-def test_select_prints_robots_best_first(model_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["select", "--model", str(model_folder), "--task", "Inspect the hull"]) == 0
+def test_select_prints_robots_best_first(nano_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["select", "--model", str(nano_folder), "--task", "Inspect the hull"]) == 0
     shares = [float(line.split("%")[0].split()[-1]) for line in capsys.readouterr().out.splitlines()]
     assert len(shares) == 5
     assert shares == sorted(shares, reverse=True)
@@ -106,11 +91,11 @@ def test_wrong_input_is_one_line_that_names_it(argv: list[str], named: str, caps
     assert named in fails(capsys, *argv)
 
 
-def test_wrong_picture_is_named(model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_picture_is_named(nano_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     broken = tmp_path / "broken.jpg"
     broken.write_bytes(b"\xff\xd8 no picture")
     for picture in (broken, tmp_path / "missing.jpg"):
-        error = fails(capsys, "select", "--model", str(model_folder), "--task", "look", "--image", str(picture))
+        error = fails(capsys, "select", "--model", str(nano_folder), "--task", "look", "--image", str(picture))
         assert picture.name in error
 
 
