@@ -11,14 +11,14 @@ import logging
 import math
 import os
 import time
+import warnings
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from ember_platform import storage
 from ember_platform.config import RunConfig
-from ember_platform.mlflow_store import code_revision, experiment_id, open_store, tracking_uri
+from ember_platform.mlflow_store import code_revision, experiment_id, is_folder, open_store, tracking_uri
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -75,12 +75,18 @@ class Tracker:
     # ------------------------------------------------------------------ runs
 
     def start_pipeline(self, params: Mapping[str, Any] | None = None) -> str | None:
-        """Open the pipeline's run with the flattened configuration; its id, or None where no server takes it."""
+        """Open the pipeline's run with the flattened configuration; its id, or None where no server takes it.
+
+        A run of the same configuration that was never closed is an interrupted one: it is taken up again.
+        """
 
         def start(client: MlflowClient) -> str:
-            tags = {"code_revision": code_revision(), "config_digest": self.config.digest()}
-            run = client.create_run(experiment_id(self.config, client), tags=tags, run_name=self.config.name)
-            return str(run.info.run_id)
+            experiment, digest = experiment_id(self.config, client), self.config.digest()
+            query = f"attributes.status = 'RUNNING' and tags.pipeline_digest = '{digest}'"
+            for found in client.search_runs([experiment], filter_string=query, max_results=1):
+                return str(found.info.run_id)
+            tags = {"code_revision": code_revision(), "pipeline_digest": digest}
+            return str(client.create_run(experiment, tags=tags, run_name=self.config.name).info.run_id)
 
         self.parent_run_id = self.run_id = self._try("start a run", start)
         self.log_params({**self.config.model_dump(mode="json"), **(params or {})})
@@ -125,7 +131,7 @@ class Tracker:
         if lost:
             self.failures["metric values not stored"] += lost
             self._buffer.clear()
-        if not self.failures:
+        if not set(self.failures) - {"log metrics"}:  # those were sent again, successfully
             return f"tracking: everything is in {self._where()}"
         counts = ", ".join(f"{name}: {count}" for name, count in sorted(self.failures.items()))
         message = f"tracking: not everything could be stored in {self._where()} ({counts}); last: {self.last_error}"
@@ -176,14 +182,17 @@ class Tracker:
             return
 
         def send(client: MlflowClient) -> None:
-            from mlflow.data.code_dataset_source import CodeDatasetSource
+            from mlflow.data.dataset_source_registry import resolve_dataset_source
             from mlflow.data.meta_dataset import MetaDataset
             from mlflow.entities import DatasetInput, InputTag
 
-            # MLflow keeps 36 characters of a digest; the full one goes into the source and a parameter.
-            origin = CodeDatasetSource(tags={"path": source, "sha256": digest})
-            dataset = MetaDataset(origin, name=name, digest=digest[:36])._to_mlflow_entity()
-            client.log_inputs(run_id, datasets=[DatasetInput(dataset, [InputTag("mlflow.data.context", context)])])
+            # MLflow keeps 36 characters of a digest; the full one is a parameter.
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # a local folder has two readings there, both the same
+                origin = resolve_dataset_source(source)
+            dataset = MetaDataset(origin, name=name, digest=digest[:36])  # type: ignore[abstract]
+            tags = [InputTag("mlflow.data.context", context)]
+            client.log_inputs(run_id, datasets=[DatasetInput(dataset._to_mlflow_entity(), tags)])
 
         self._try("log a dataset", send)
         self.log_params({f"data.{context}.digest": digest})
@@ -219,7 +228,7 @@ class Tracker:
         self._last_flush = self._clock()
         while self._buffer:
             run_id = self._buffer[0][0]
-            batch = []
+            batch: list[tuple[str, str, float, int, int]] = []
             for entry in self._buffer:
                 if entry[0] != run_id or len(batch) == _METRICS_AT_ONCE:
                     break
@@ -255,9 +264,6 @@ class Tracker:
             self._closed_until = self._clock() + self._wait
             self._wait = min(2 * self._wait, _LONGEST_WAIT)
         else:
-            del self.failures[what]
-            if before:
-                self.failures[what] = before
             self._closed_until, self._wait = 0.0, _FIRST_WAIT
         return result
 
@@ -303,7 +309,7 @@ class Tracker:
         def start() -> Any:
             import wandb  # slow to import, and rarely used
 
-            local = self.config.output_dir if storage.is_local(self.config.output_dir) else None
+            local = self.config.output_dir if is_folder(self.config.output_dir) else None
             if local:
                 Path(local).mkdir(parents=True, exist_ok=True)
             return wandb.init(
