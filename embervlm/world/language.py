@@ -70,7 +70,7 @@ def _compose(rng: random.Random, scene: Scene, need: Need, key: str, unseen: boo
 
     verb = VERBS[key].pick(rng, unseen)
     request = verb.replace("{o}", _thing(rng, scene, unseen), 1)
-    if scene.target.kind in KINDS and "person" in KINDS[scene.target.kind]:
+    if "person" in KINDS[scene.target.kind]:
         request = re.sub(r"\bit\b", "them", request)
     named = not plain and rng.random() < 0.5
     details = [pick(PLACE_PHRASES[scene.environment])] if named else []
@@ -99,10 +99,14 @@ def _compose(rng: random.Random, scene: Scene, need: Need, key: str, unseen: boo
 
 def _thing(rng: random.Random, scene: Scene, unseen: bool) -> str:
     name = KIND_WORDS[scene.target.kind].pick(rng, unseen and rng.random() < 0.5)
-    color = f"{scene.target.color} " if rng.random() < 0.3 else ""
-    if rng.random() < 0.12 and not color:
+    dice = rng.random()
+    if dice < 0.3:
+        # People wear their colour, things have it.
+        person = "person" in KINDS[scene.target.kind]
+        return f"the {name} in {scene.target.color}" if person else f"the {scene.target.color} {name}"
+    if dice < 0.4:
         return f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
-    return f"the {color}{name}"
+    return f"the {name}"
 
 
 def weight_text(rng: random.Random, size: str) -> str:

@@ -22,18 +22,23 @@ QUESTION_TYPES: tuple[str, ...] = (
 _SITE = table("""
 ground: on the ground | at ground level | standing on the floor | down below || down on the floor | on ground level
 high: high up | far above the ground | ten metres up | at the top || high above the floor | up at the top
-underwater: under water | below the waterline | sunk on the bottom | below the surface || sunk below the surface | on the bottom under water
+underwater: under water | below the waterline | sunk on the bottom | below the surface || sunk below the surface |
+    on the bottom under water
 """)
 _ACCESS = table("""
 open: the way is clear | nothing blocks the way | the path is free || the path is clear | the way is free
-stairs: stairs lead to it | steps lead the way | there is a flight of stairs || steps lead to it | there are stairs on the way
-gap: a ditch crosses the way | there is a gap in the path | a trench blocks the way || a gap blocks the path | there is a ditch in the way
-narrow: the opening is narrow | a tight passage leads there | the way is very narrow || a narrow opening leads there | the passage is tight
+stairs: stairs lead to it | steps lead the way | there is a flight of stairs || steps lead to it | there are stairs
+    on the way
+gap: a ditch crosses the way | there is a gap in the path | a trench blocks the way || a gap blocks the path | there
+    is a ditch in the way
+narrow: the opening is narrow | a tight passage leads there | the way is very narrow || a narrow opening leads there
+    | the passage is tight
 """)
 _TERRAIN = table("""
 flat: the ground is flat | smooth floor | even ground || the floor is even | flat floor
 uneven: the ground is uneven | bumpy ground | gravel and bumps || the floor is bumpy | uneven gravel
-rough: the ground is rough | rocks and debris lie about | very rough terrain || rough rocks lie about | the terrain is rough
+rough: the ground is rough | rocks and debris lie about | very rough terrain || rough rocks lie about | the terrain
+    is rough
 """)
 _WEATHER = table("""
 calm: calm weather | the air is still | no wind || still air | the weather is calm
@@ -50,7 +55,8 @@ lamps: under lamps | lit by lamps | lamps are on || lamp light
 """)
 _FIRE = words("fire burns beside it | flames are near | there is a fire || a fire is near | flames burn beside it")
 _OPENINGS = words(
-    "{x} | {x} | there is {x} | a picture of {x} | one sees {x} | the view shows {x} || here is {x} | a view of {x} | the picture shows {x}"
+    "{x} | {x} | there is {x} | a picture of {x} | one sees {x} | the view shows {x} "
+    "|| here is {x} | a view of {x} | the picture shows {x}"
 )
 
 
@@ -66,7 +72,8 @@ def caption(rng: random.Random, scene: Scene, unseen: bool = False) -> str:
     target = scene.target
     name = target.kind if rng.random() < 0.7 else pick(KIND_WORDS[target.kind])
     size = f"{target.size} " if rng.random() < 0.5 else ""
-    phrase = f"{size}{target.color} {name}"
+    person = "person" in KINDS[target.kind]
+    phrase = f"{size}{name} in {target.color}" if person else f"{size}{target.color} {name}"
     thing = f"{'an' if phrase[0] in 'aeiou' else 'a'} {phrase}"
     spots = [pick(_SITE[scene.site]), pick(PLACE_PHRASES[scene.environment])]
     if rng.random() < 0.4:
@@ -96,17 +103,28 @@ class Question:
 
 
 _ASK = table("""
-place: where is this? | what place is this? | which place does the picture show? | where are we? | name the place. || what place do we see? | which place is this? | where does this happen?
-weather: what is the weather? | how is the weather? | what weather is it? | describe the weather. || which weather is it? | how is the weather here?
-light: what is the light? | what time of day or light is it? | how is the scene lit? | what kind of light is there? || which light is there? | how is the light?
-site: where is the {k}? | at what height is the {k}? | is the {k} on the ground, high or underwater? | where does one find the {k}? || where does the {k} stand? | at which height is the {k}?
-access: how does one get to the {k}? | what is on the way to the {k}? | how is the way to the {k}? | what must one pass to reach the {k}? || which way leads to the {k}? | what is on the way?
-terrain: how is the ground? | what is the ground like? | how is the terrain? | describe the ground. || what is the terrain like? | how is the ground here?
-hazard: is there a fire? | does anything burn? | is something on fire? | can you see flames? || does something burn here? | are there flames?
-object: what is the {c} thing? | which thing is {c}? | what do you see that is {c}? | name the {c} object. || which object is {c}? | what is the {c} object?
-color: what color is the {k}? | which color has the {k}? | what is the color of the {k}? | name the color of the {k}. || which color is the {k}? | the {k} has what color?
-size: how big is the {k}? | what size is the {k}? | is the {k} small, medium or large? | how large is the {k}? || which size has the {k}? | what is the size of the {k}?
-count: how many things are there? | count the objects. | how many objects do you see? | what is the number of things? || how many things do you see? | count the things.
+place: where is this? | what place is this? | which place does the picture show? | where are we? | name the place.
+    || what place do we see? | which place is this? | where does this happen?
+weather: what is the weather? | how is the weather? | what weather is it? | describe the weather. || which weather
+    is it? | how is the weather here?
+light: what is the light? | what time of day or light is it? | how is the scene lit? | what kind of light is there?
+    || which light is there? | how is the light?
+site: where is the {k}? | at what height is the {k}? | is the {k} on the ground, high or underwater? | where does
+    one find the {k}? || where does the {k} stand? | at which height is the {k}?
+access: how does one get to the {k}? | what is on the way to the {k}? | how is the way to the {k}? | what must one
+    pass to reach the {k}? || which way leads to the {k}? | what is on the way?
+terrain: how is the ground? | what is the ground like? | how is the terrain? | describe the ground. || what is the
+    terrain like? | how is the ground here?
+hazard: is there a fire? | does anything burn? | is something on fire? | can you see flames? || does something burn
+    here? | are there flames?
+object: what is the {c} thing? | which thing is {c}? | what do you see that is {c}? | name the {c} object. || which
+    object is {c}? | what is the {c} object?
+color: what color is the {k}? | which color has the {k}? | what is the color of the {k}? | name the color of the
+    {k}. || which color is the {k}? | the {k} has what color?
+size: how big is the {k}? | what size is the {k}? | is the {k} small, medium or large? | how large is the {k}? ||
+    which size has the {k}? | what is the size of the {k}?
+count: how many things are there? | count the objects. | how many objects do you see? | what is the number of
+    things? || how many things do you see? | count the things.
 """)
 
 _YESNO: dict[str, Any] = {

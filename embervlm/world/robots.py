@@ -23,6 +23,7 @@ from embervlm.world.abilities import (
     load_text,
 )
 from embervlm.world.ontology import Medium, Profile
+from embervlm.world.words import words
 
 #: Most words of a description, name included.
 WORD_LIMIT = 45
@@ -44,7 +45,7 @@ class Archetype:
 # One line a type: name (* = test split only): names; media; terrains; payloads; manipulation levels; odds of abilities.
 # A value that stands twice is drawn twice as often.
 _TABLE = """
-cart: Cart, Trolley, Carrier; ground; flat flat uneven; 15 60; 0 0 1; fast .5 enduring .6 slim .4 height .2 gap .1 stairs .1
+cart: Cart, Trolley; ground; flat flat uneven; 15 60; 0 0 1; fast .5 enduring .6 slim .4 height .2 gap .1 stairs .1
 rover: Rover, Buggy; ground; uneven rough; 2 15 60; 0 1 2; fast .6 enduring .5 gap .4 height .2
 tracked: Tracked Robot, Crawler; ground; uneven rough; 15 60; 0 1 2; stairs .6 enduring .5 gap .4
 quadruped: Quadruped, Four-Legged Robot; ground; uneven rough; 2 15; 0 0 1; stairs .7 gap .6 fast .5 slim .5
@@ -52,16 +53,16 @@ humanoid: Biped, Android; ground; flat uneven rough; 2 15; 1 2 2; stairs .8 gap 
 mobile arm: Mobile Arm, Arm on Wheels; ground; flat uneven; 2 15 60; 1 2 2; enduring .5 height .4 slim .3 stairs .2
 loader: Loader, Lift Truck; ground; flat uneven rough; 60; 0 1; height .6 enduring .5 gap .3
 balancer: Two-Wheeler, Balancing Robot; ground; flat uneven; 0 2 15; 0 1 2; fast .7 slim .8 stairs .3 gap .2
-boom lift: Boom Robot, Mast Robot; ground; flat uneven rough; 2 15 60; 0 1 2; height .95 enduring .5 stairs .2 gap .3
-wall climber: Wall Climber, Magnet Climber; ground; flat uneven rough; 0 2 15; 0 1 2; height .95 slim .6 stairs .5 gap .4
-fire robot: Fire Crew Robot, Foam Robot; ground; flat uneven rough; 2 15 60; 0 1 2; heatproof .95 stairs .5 gap .3 height .3
+boom lift: Boom Robot, Mast Robot; ground; flat uneven rough; 2 15 60; 0 1 2; height 1 enduring .5 stairs .2 gap .3
+wall climber: Wall Climber, Magnet Robot; ground; flat uneven rough; 0 2 15; 0 1 2; height 1 slim .6 stairs .5 gap .4
+fire robot: Fire Robot, Foam Robot; ground; flat uneven rough; 2 15 60; 0 1 2; heatproof 1 stairs .5 gap .3 height .3
 quadcopter: Quadcopter, Multicopter; air; flat; 0 2; 0 0 1; fast .7 slim .6 enduring .2
 heavy drone: Cargo Drone, Octocopter; air; flat; 15 60; 0 0 1; fast .5 slim .2 enduring .4
 arm drone: Drone with Arm, Aerial Worker; air; flat; 2 15; 1 2; slim .4 enduring .3 fast .3
-tethered drone: Tethered Drone, Kite Drone; air; flat; 0 2 15; 0 0 1; enduring .9 slim .4
+tethered drone: Tethered Drone, Kite Drone; air; flat; 0 2 15; 0 0 1; enduring 1 slim .4
 rov: ROV, Diving Robot; water; flat; 0 2 15 60; 0 1 2; enduring .6 fast .3
 auv: AUV, Torpedo Robot; water; flat; 0 2 15; 0 0 1; fast .7 enduring .7
-amphibian: Amphibious Crawler, Otter Robot; ground water; flat uneven rough; 0 2 15 60; 0 1 2; enduring .4 gap .4 stairs .3 slim .3
+amphibian: Amphibious Crawler, Otter Robot; ground water; flat uneven rough; 0 2 15 60; 0 1 2; gap .4 stairs .3
 roller drone: Roller Drone, Hopping Drone; ground air; flat uneven; 0 2 15; 0 0 1; fast .5 slim .5
 hexapod*: Hexapod, Six-Legged Robot; ground; uneven rough; 2 15 60; 0 1 2; stairs .6 gap .7 slim .3 height .3
 snake*: Snake Robot, Eel Robot; ground water; uneven rough; 0 2; 0 1; slim .95 stairs .5 gap .5 height .5
@@ -98,10 +99,11 @@ _FLAGS = ("height", "stairs", "gap", "slim", "weatherproof", "heatproof", "fast"
 _GROUND_FLAGS = ("height", "stairs", "gap")
 _FLAG_WORDS = {"weatherproof": "storm", "heatproof": "heat"}
 
-_CALL_SIGNS = tuple(
-    "Kestrel Atlas Juno Milo Orion Vega Nova Pixel Rigel Comet Bruno Hazel Indigo Jasper Luna Onyx Pepper Quill "
-    "Saffron Tango Umber Willow Zephyr Basil Cobalt Delta Echo Fennel Ginger Hugo Iris Koala Lotus Maple Nimbus Olive".split()
-)
+_CALL_SIGNS = words("""
+Kestrel | Atlas | Juno | Milo | Orion | Vega | Nova | Pixel | Rigel | Comet | Bruno | Hazel | Indigo | Jasper | Luna
+| Onyx | Pepper | Quill | Saffron | Tango | Umber | Willow | Zephyr | Basil | Cobalt | Delta | Echo | Fennel |
+Ginger | Hugo | Iris | Koala | Lotus | Maple | Nimbus | Olive
+""").train
 
 
 def sample_profile(rng: random.Random, archetype: str) -> Profile:
