@@ -16,9 +16,6 @@ from embervlm.data.schema import Record
 from embervlm.evaluation.baselines import Answers, names_of
 from embervlm.evaluation.metrics import MetricError
 
-#: Stands in for the task where the baseline "image only" withholds it.
-NO_TASK = "choose robots for this place."
-
 
 class Model(Protocol):
     """What the evaluation asks of a model; `EmberVLM` has it."""

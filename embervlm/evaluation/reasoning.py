@@ -27,6 +27,7 @@ from embervlm.evaluation.selection import (
     selection_figures,
     withheld,
 )
+from embervlm.world.chains import parse_chain
 
 _MENTION = re.compile(r"\[([^\[\]]+)\]")
 #: Steps of the own chain that are kept when it is cut short.
@@ -39,6 +40,11 @@ _DIRECT = ("first_choice", "team_iou", "team_exact", "ece", "brier", "counterfac
 def mentioned(text: str) -> list[str]:
     """The robots that a text mentions as `[Name]`, each once, in order."""
     return list(dict.fromkeys(_MENTION.findall(text)))
+
+
+def decided(steps: Sequence[str]) -> set[str]:
+    """The robots that the chain's decision names; empty where it has none."""
+    return set(mentioned(steps[-1])) if len(steps) == len(STEPS) else set()
 
 
 def complete(steps: Sequence[str]) -> bool:
@@ -67,11 +73,10 @@ def chain_figures(raw: Sequence[dict[str, Any]], records: Sequence[Record]) -> F
     for answer, record in zip(raw, records, strict=True):
         steps = list(answer.get("steps") or [])
         whole.append(complete(steps))
-        decided = set(mentioned(steps[-1])) if len(steps) == len(STEPS) else set()
-        first, team = answer["robots"][0]["robot"], set(answer["team"])
-        agrees.append(first in decided and decided <= team)
-        exact.append(decided == team)
-        feasible.append(bool(decided) and decided <= set(record.labels))
+        named, team = decided(steps), set(answer["team"])
+        agrees.append(answer["robots"][0]["robot"] in named and named <= team)
+        exact.append(named == team)
+        feasible.append(bool(named) and named <= set(record.labels))
         planned += [step["robot"] in record.labels for step in answer["plan"]]
     figures = measured(
         chain_completeness=float(np.mean(whole)),
@@ -80,8 +85,30 @@ def chain_figures(raw: Sequence[dict[str, Any]], records: Sequence[Record]) -> F
         chain_decision_feasible=float(np.mean(feasible)),
         plan_feasible=float(np.mean(planned)) if planned else None,
     )
+    figures.update(truth_figures([list(a.get("steps") or []) for a in raw], [r.reasoning for r in records]))
     figures.update(m.plan_scores([a["plan"] for a in raw], [r.plan for r in records]))
     return figures
+
+
+def truth_figures(written: Sequence[Sequence[str]], references: Sequence[Sequence[str]]) -> Figures:
+    """What chains say of the scene against what is so, where the reference chain can be read.
+
+    `chain_facts_accuracy`: share of the reference's facts (place, weather, site, ground, …) that the chain states
+    alike; one that it leaves out is wrong. `chain_requirements_exact`: share of chains with exactly the reference's
+    requirements and levels.
+    """
+    facts: list[bool] = []
+    needs: list[bool] = []
+    for steps, reference in zip(written, references, strict=True):
+        truth, said = parse_chain(reference), parse_chain(steps)
+        stated = said.get("environment", {})
+        facts += [stated.get(key) == value for key, value in truth.get("environment", {}).items()]
+        if "requirements" in truth:
+            needs.append(said.get("requirements") == truth["requirements"])
+    return measured(
+        chain_facts_accuracy=float(np.mean(facts)) if facts else None,
+        chain_requirements_exact=float(np.mean(needs)) if needs else None,
+    )
 
 
 def counterfactual_figures(raw: Sequence[dict[str, Any]], records: Sequence[Record]) -> Figures:
@@ -124,7 +151,7 @@ def faithfulness(asker: Asker, records: Sequence[Record], raw: Sequence[dict[str
         figures[f"early_answer_same_{kept}"] = float(np.mean([a == o for a, o in zip(part, own, strict=True)]))
     part = firsts[len(KEPT) * len(chosen) :]
     figures["mistake_changes_answer"] = float(np.mean([a != o for a, o in zip(part, own, strict=True)]))
-    followed = [a in mentioned(steps[-1]) for a, steps in zip(part, mistaken, strict=True)]
+    followed = [a in decided(steps) for a, steps in zip(part, mistaken, strict=True)]
     figures["mistake_followed"] = float(np.mean(followed))
     return figures
 

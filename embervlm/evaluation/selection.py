@@ -7,11 +7,12 @@ from typing import Any
 
 import numpy as np
 
+from embervlm.data.prompts import UNKNOWN_TASK
 from embervlm.data.schema import Record
 from embervlm.evaluation import baselines as b
 from embervlm.evaluation import calibration as c
 from embervlm.evaluation import metrics as m
-from embervlm.evaluation.asking import NO_TASK, Asker, as_arrays, other_images, request
+from embervlm.evaluation.asking import Asker, as_arrays, other_images, request
 from embervlm.fleet import default_fleet
 
 Figures = dict[str, float]
@@ -130,7 +131,7 @@ def withheld(asker: Asker, records: Sequence[Record], seed: int = 0) -> dict[str
     """The same model with its eyes shut (text only), without the task (image only), and before another picture."""
     ways = {"text_only": [request(r, image=None) for r in records]}
     if any(r.image is not None for r in records):
-        ways["image_only"] = [request(r, task=NO_TASK) for r in records]
+        ways["image_only"] = [request(r, task=UNKNOWN_TASK) for r in records]
         strangers = other_images(records, seed)
         ways["shuffled_image"] = [request(r, image=image) for r, image in zip(records, strangers, strict=True)]
     else:
