@@ -27,9 +27,10 @@ import urllib.request
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import psutil
+import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 STATE_DIR = ROOT / ".state"
@@ -242,6 +243,23 @@ def require() -> State:
     return state
 
 
+def runtime_env() -> dict[str, Any]:
+    """`cluster/runtime_env.yaml`, and which code this is: the copy that a job runs in has no history to ask."""
+    values: dict[str, Any] = yaml.safe_load((ROOT / "cluster" / "runtime_env.yaml").read_text(encoding="utf-8"))
+    if (ROOT / ".git").exists() and shutil.which("git"):
+        try:
+            changed = "-changed" if _git("status", "--porcelain", "--untracked-files=no") else ""
+            values["env_vars"] = {"EMBERVLM_REVISION": _git("rev-parse", "HEAD") + changed, **values["env_vars"]}
+        except subprocess.CalledProcessError as error:
+            print(f"the job will not know its revision; git says: {error.stderr.strip()}", file=sys.stderr)
+    return values
+
+
+def _git(*arguments: str) -> str:
+    done = subprocess.run(["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, check=True)
+    return done.stdout.strip()
+
+
 def _running_job(state: State, entrypoint: str) -> str | None:
     """The id of a job of the same command that is still at work (its submitter was killed), or None."""
     with urllib.request.urlopen(f"{state.dashboard}/api/jobs/", timeout=30) as answer:
@@ -270,7 +288,7 @@ def submit(entrypoint: list[str]) -> int:
         command = [ray, "job", "logs", "--follow", job]
     else:
         job = f"ember-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
-        command = [ray, "job", "submit", "--submission-id", job, "--runtime-env", "cluster/runtime_env.yaml"]
+        command = [ray, "job", "submit", "--submission-id", job, "--runtime-env-json", json.dumps(runtime_env())]
         command += ["--", *entrypoint]
     signal.signal(signal.SIGTERM, _interrupt)
     follower = subprocess.Popen(command, cwd=ROOT, env=env)

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import ast
 import os
+import re
 import subprocess
 import sys
+import tomllib
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -71,6 +74,47 @@ def test_jobs_do_not_import_each_other_s_rooms() -> None:
     for folder in TOP_FOLDERS:
         others = tuple(name for name in TOP_FOLDERS if name != folder)
         assert offences(ROOT / folder, others) == []
+
+
+def declared(*extras: str) -> set[str]:
+    """Distributions that pyproject.toml asks for, by normalised name."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    wanted = [*project["dependencies"], *(line for extra in extras for line in project["optional-dependencies"][extra])]
+    return {normalised(re.split(r"[\[<>=! ;]", line)[0]) for line in wanted}
+
+
+def normalised(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+@pytest.mark.parametrize(
+    ("folder", "extras"),
+    [
+        ("embervlm", ()),
+        ("platform", ("platform",)),
+        ("jobs", ("platform",)),
+        ("cluster", ("platform",)),
+        ("benchmarks", ("platform",)),
+        ("tests", ("platform", "dev")),
+    ],
+)
+def test_what_is_imported_is_declared(folder: str, extras: tuple[str, ...]) -> None:
+    homes = metadata.packages_distributions()
+    local = {"embervlm", "ember_platform", "tests", *(path.stem for path in sources(ROOT / folder))}
+    missing = {
+        f"{path.relative_to(ROOT)}:{line} imports {name}"
+        for path in sources(ROOT / folder)
+        for name, line in imported(path).items()
+        if name not in sys.stdlib_module_names | local
+        and not {normalised(home) for home in homes.get(name, [])} & declared(*extras)
+    }
+    assert missing == set()
+
+
+def test_every_declared_distribution_is_pinned() -> None:
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    assert all(re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9.!+_-]+", line) for line in lines)
+    assert declared("platform", "dev") <= {normalised(line.split("==")[0]) for line in lines}
 
 
 def test_platform_stays_a_source_root() -> None:
