@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from embervlm.world.fleets import KnownFleet
 from embervlm.world.ontology import ENVIRONMENTS, SIZE_KG, TERRAINS, Need, Profile, Scene, Thing
-from embervlm.world.scenes import DRY_KINDS
+from embervlm.world.scenes import DRY_KINDS, visible_facts
 
 BoolArray = npt.NDArray[np.bool_]
 FloatArray = npt.NDArray[np.float64]
@@ -74,6 +74,13 @@ def _columns(environment: str, dry: bool, sized: bool) -> dict[str, npt.NDArray[
     }
 
 
+@lru_cache(maxsize=128)
+def _facts(environment: str, dry: bool, sized: bool) -> npt.NDArray[np.int64]:
+    """The cases' deciding facts as numbers [cases, facts], in the order of `FACTS`."""
+    rows = [tuple(visible_facts(case).values()) for case in cases(environment, dry, sized)]
+    return np.stack([np.unique(column, return_inverse=True)[1] for column in zip(*rows, strict=True)], axis=1)
+
+
 @lru_cache(maxsize=50_000)
 def able_in(profile: Profile, environment: str, dry: bool, carries: bool) -> BoolArray:
     """In which cases of the environment the robot is able, as far as place and load go: the oracle on arrays."""
@@ -102,6 +109,7 @@ class Board:
     """All cases of a task: who is able in each, and how often each should be shown."""
 
     cases: tuple[Scene, ...]
+    facts: npt.NDArray[np.int64]  # [cases, facts], equal numbers for equal facts
     table: BoolArray  # [cases, robots]
     codes: npt.NDArray[np.int64]  # [cases], the set of able robots as bits
     weights: FloatArray  # [cases], sum 1; zero where nobody or nearly everybody is able
@@ -131,7 +139,7 @@ def make_board(fleet: KnownFleet, need: Need, environment: str, kind: str) -> Bo
     shares /= shares.sum()
     weights = np.zeros(len(codes))
     weights[valid] = shares[inverse] / sizes[inverse]
-    return Board(cases(environment, dry, need.carries), table, codes, weights)
+    return Board(cases(environment, dry, need.carries), _facts(environment, dry, need.carries), table, codes, weights)
 
 
 def _even_out(members: FloatArray, base: FloatArray, goal: float, rounds: int, strongest: float = 8.0) -> FloatArray:

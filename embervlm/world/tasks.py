@@ -16,7 +16,7 @@ import numpy as np
 
 from embervlm.world.board import Board, BoolArray, FloatArray, make_board, repertoire
 from embervlm.world.fleets import KnownFleet
-from embervlm.world.language import TaskText, normalised, task_text
+from embervlm.world.language import WORD_LIMIT, TaskText, normalised, task_text
 from embervlm.world.ontology import CATEGORIES, ENVIRONMENTS, KINDS, SIZES, Category, Need, Scene
 from embervlm.world.scenes import DRY_KINDS, FACTS, sample_scene, visible_facts
 
@@ -105,7 +105,7 @@ def sample_task(
         scene = _scene(rng, board.cases[case], kind, need)
         for _ in range(60):
             text = task_text(rng, scene, need, unseen)
-            if split_of(text.text) == split:
+            if split_of(text.text) == split and len(text.text.split()) <= WORD_LIMIT:
                 break
         else:
             continue
@@ -158,20 +158,17 @@ def _options(case: Scene, fact: str) -> tuple[str, ...]:
 
 def _same_text(board: Board, need: Need, case: int) -> BoolArray:
     """The cases [cases] in which everything that the text states is as in `case`."""
-    told = visible_facts(board.cases[case])
-    return np.array([all(visible_facts(c)[f] == told[f] for f in need.stated) for c in board.cases])
+    told = [FACTS.index(f) for f in need.stated]
+    same: BoolArray = (board.facts[:, told] == board.facts[case, told]).all(1)
+    return same
 
 
 def _twin_case(rng: random.Random, board: Board, keeps: BoolArray, case: int, weights: FloatArray) -> int | None:
     """A case with other able robots, one or (where one does not do) two facts away."""
-    told = visible_facts(board.cases[case])
-    near: dict[int, list[int]] = {1: [], 2: []}
-    for i in np.flatnonzero(keeps & (board.weights > 0) & (board.codes != board.codes[case])):
-        facts = visible_facts(board.cases[i])
-        distance = sum(facts[f] != told[f] for f in FACTS)
-        if distance in near:
-            near[distance].append(int(i))
-    found = near[1] if near[1] and (rng.random() < 0.7 or not near[2]) else near[2]
+    differs = keeps & (board.weights > 0) & (board.codes != board.codes[case])
+    distance = (board.facts != board.facts[case]).sum(1)
+    near, far = (np.flatnonzero(differs & (distance == d)).tolist() for d in (1, 2))
+    found = near if near and (rng.random() < 0.7 or not far) else far
     if not found:
         return None
     return rng.choices(found, weights[found].tolist())[0]
