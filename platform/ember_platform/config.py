@@ -84,6 +84,11 @@ class DataConfig(_Model):
     max_image_pixels: int = Field(default=40_000_000, ge=1, description="largest picture that is decoded, in pixels")
     shard_rows: int = Field(default=512, ge=1, description="rows of a shard, at least 1")
     workers: int = Field(default=2, ge=1, description="ingest and collate tasks at once, at least 1")
+    loader: Literal["ray_data", "actor"] = Field(
+        default="ray_data",
+        description="ray_data (a streaming pipeline per worker; decoding scales over the cluster) or actor (processes "
+        "of our own beside each worker; less overhead on few cores). The batches are the same",
+    )
     prefetch: int = Field(default=4, ge=1, description="batches made ahead of the training step, per worker")
 
 

@@ -138,7 +138,7 @@ def on_ray(specs: list[ShardSpec], make: Make, config: RunConfig) -> Iterator[No
 
     # Half a CPU a task: on two logical CPUs a whole one beside anything else would wait for ever.
     dataset = ray.data.range(len(specs), override_num_blocks=len(specs)).map(
-        one, num_cpus=0.5, concurrency=min(config.data.workers, len(specs))
+        one, num_cpus=0.5, compute=ray.data.TaskPoolStrategy(min(config.data.workers, len(specs)))
     )
     for row in dataset.iter_rows():
         yield _note(json.loads(row["note"]))

@@ -9,10 +9,14 @@ from __future__ import annotations
 
 import functools
 import uuid
+from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import pyarrow as pa
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ember_platform.config import RunConfig
 from ember_platform.data.manifest import Manifest
@@ -24,8 +28,8 @@ from ember_platform.data.steps import StepInfo, StepMaker, plan_of
 
 __all__ = ["Plan", "Rows", "StepInfo", "batches", "epoch_order", "epoch_samples", "plan_of"]
 
-#: Data tasks of a pipeline at most; past this, one task makes the batches of several steps.
-_MOST_TASKS = 2000
+#: Steps that one data task makes. Ray Data's executor costs the training process tens of milliseconds a task.
+_STEPS_PER_TASK = 16
 #: Logical CPUs of a data task: little, so that a small cluster whose workers hold the rest can still run one.
 _TASK_CPUS = 0.1
 
@@ -42,7 +46,9 @@ def batches(
     start_step: int = 0,
     plan: Plan | None = None,
 ) -> Iterator[tuple[StepInfo, list[Any]]]:
-    """The remaining steps of a phase, each with this worker's micro-batches.
+    """The remaining steps of a phase, each with this worker's micro-batches; they are made from this call on.
+
+    Close the iterator (`.close()`) where it is not read to its end.
 
     The global batch of a step does not depend on `world_size`; a worker has a contiguous share of it. Collating is
     seeded by (seed, stage, phase, step), so that it too is the same wherever it happens.
@@ -71,23 +77,78 @@ def batches(
         world_size=world_size,
         micro_batches=config.stage(stage.number).gradient_accumulation,
     )
-    remaining = plan.steps - start_step
-    if remaining <= 0:
-        return
+    if start_step >= plan.steps:
+        return iter(())
     ensure_ray(config)
+    pipeline = through_ray_data if config.data.loader == "ray_data" else through_actors
+    source = pipeline(maker, start_step, max(1, config.data.workers // world_size), config.data.prefetch)
+    return _ahead(source)
+
+
+Steps = Iterator[tuple[StepInfo, list[Any]]]
+
+
+def through_ray_data(maker: StepMaker, start_step: int, workers: int, prefetch: int) -> Steps:
+    """Steps made by the tasks of one streaming Ray Data pipeline, in order."""
     quiet()
-    dataset = ray.data.range(remaining, override_num_blocks=min(remaining, _MOST_TASKS)).map_batches(
-        _Task(ray.put(maker), start_step),
-        batch_size=1,
-        num_cpus=_TASK_CPUS,
-        concurrency=max(1, config.data.workers // world_size),
+    remaining = maker.plan.steps - start_step
+    dataset = ray.data.range(remaining, override_num_blocks=-(-remaining // _STEPS_PER_TASK)).map_batches(
+        _Task(ray.put(maker), start_step), batch_size=1, num_cpus=_TASK_CPUS, compute=ray.data.TaskPoolStrategy(workers)
     )
     dataset.context.execution_options.preserve_order = True
-    for batch in dataset.iter_batches(
-        batch_size=None, prefetch_batches=config.data.prefetch, batch_format="pyarrow"
-    ):
-        for packed in batch.column("packed"):
+    for batch in dataset.iter_batches(batch_size=None, prefetch_batches=prefetch, batch_format="pyarrow"):
+        for packed in batch.column("packed"):  # type: ignore[union-attr]
             yield unpack(packed.as_buffer())
+
+
+def through_actors(maker: StepMaker, start_step: int, workers: int, prefetch: int) -> Steps:
+    """Steps made by actors of this worker, on its node where they fit; at most `prefetch` are made ahead."""
+    held = ray.put(maker)
+    node = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+    # A step is a pure function, so a maker that dies is started again and asked again.
+    options = {"num_cpus": _TASK_CPUS, "max_restarts": -1, "max_task_retries": -1, "scheduling_strategy": node}
+    makers = [_Maker.options(**options).remote(held) for _ in range(workers)]  # type: ignore[attr-defined]
+    try:
+        waiting: deque[ray.ObjectRef] = deque()
+        for step in range(start_step, maker.plan.steps + prefetch):
+            if step < maker.plan.steps:
+                waiting.append(makers[step % workers].make.remote(step))
+            if len(waiting) > prefetch or step >= maker.plan.steps:
+                if not waiting:
+                    return
+                yield unpack(ray.get(waiting.popleft()))
+    finally:
+        for actor in makers:
+            ray.kill(actor)
+
+
+def _ahead(source: Steps) -> Steps:
+    """The same steps, the next one always being fetched on a thread; the first from the moment of the call."""
+    pool = ThreadPoolExecutor(1, thread_name_prefix="batches")
+    following = pool.submit(next, source, None)
+
+    def steps() -> Steps:
+        pending = following
+        try:
+            while (item := pending.result()) is not None:
+                pending = pool.submit(next, source, None)
+                yield item
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+            source.close()  # type: ignore[attr-defined]
+
+    return steps()
+
+
+@ray.remote
+class _Maker:
+    """An actor that makes steps."""
+
+    def __init__(self, maker: StepMaker) -> None:
+        self.maker = maker
+
+    def make(self, step: int) -> bytes:
+        return pack(self.maker(step))
 
 
 class _Task:
@@ -99,8 +160,6 @@ class _Task:
         self.start_step = start_step
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        import pyarrow as pa
-
         maker = _maker(self)
         packed = [pack(maker(int(number) + self.start_step)) for number in batch["id"]]
         return pa.table({"packed": pa.array(packed, pa.large_binary())})
