@@ -16,7 +16,7 @@ from embervlm.world.paint.canvas import Camera, Canvas
 from embervlm.world.paint.ground import draw_ground, draw_relief
 from embervlm.world.paint.indoor import ROOMS
 from embervlm.world.paint.outdoor import BACKDROPS
-from embervlm.world.paint.things import COLOUR_RGB, OTHER_HEIGHT, SHAPES, TARGET_HEIGHT, draw_thing
+from embervlm.world.paint.things import COLOUR_RGB, OTHER_HEIGHT, SHAPES, TARGET_HEIGHT, draw_thing, stature
 from embervlm.world.paint.view import View, make_view
 
 __all__ = ["contact_sheet", "paint", "paint_bytes"]
@@ -36,8 +36,9 @@ def paint(scene: Scene, size: int = 224) -> Image.Image:
     view = make_view(scene, canvas)
     _check_things(scene)
     _scenery(view)
-    height = TARGET_HEIGHT[scene.target.size] * (1.0 if scene.site == "ground" else 0.8)
-    height *= 1 + 0.06 * (0.5 - min(max(scene.target.depth, 0.0), 1.0))
+    height = TARGET_HEIGHT[scene.target.size] * stature(scene.target.kind)
+    height *= {"ground": 1.0, "high": 0.8, "underwater": 0.76}[scene.site]
+    height *= 1 + 0.05 * (0.5 - min(max(scene.target.depth, 0.0), 1.0))
     site.draw_structure(view, height * 0.42)
     access.draw_behind(view)
     canvas.shadow(view.centre + height * 0.08, view.base, height * 0.62, height * 0.1, 0.62)

@@ -71,10 +71,9 @@ class Canvas:
         return (min(out[0], 255.0), min(out[1], 255.0), min(out[2], 255.0))
 
     def _fixed(self, points: Sequence[Point], ox: int = 0, oy: int = 0) -> Array:
-        scaled = np.asarray(points, np.float64) * (self.size * _ONE) - _ONE / 2
-        scaled[:, 0] -= ox * _ONE
-        scaled[:, 1] -= oy * _ONE
-        return np.clip(np.rint(scaled), -(1 << 20), 1 << 20).astype(np.int32)
+        s, h = self.size * _ONE, _ONE / 2 - 0.5
+        left, up = h + ox * _ONE, h + oy * _ONE
+        return np.array([(int(x * s - left), int(y * s - up)) for x, y in points], np.int32)
 
     def poly(self, points: Sequence[Point], rgb: Rgb, k: float = 1.0, raw: bool = False) -> None:
         """A filled polygon."""

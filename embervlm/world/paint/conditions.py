@@ -103,7 +103,7 @@ def draw_lamps(view: View) -> None:
         canvas.gain(x - side * 0.1, ground, 0.48, 0.24, (1.7, 1.3, 0.75))
         canvas.glow(x, y + 0.045, 0.13, 0.13, glow, 0.85)
         canvas.ellipse(x, y + 0.045, 0.034, 0.016, (255, 246, 214), raw=True)
-    canvas.gain(view.centre, view.base - 0.1, 0.42, 0.42, (0.7, 0.55, 0.32))
+    canvas.gain(view.centre, view.base - 0.1, 0.42, 0.42, (0.62, 0.58, 0.5))
 
 
 def draw_fire(view: View) -> None:
@@ -228,7 +228,7 @@ def grade(view: View) -> None:
     img *= np.float32(min(max(wanted / max(mean, 1.0), 0.55), 1.9)) * balance
     axis = (np.arange(size, dtype=np.float32) + 0.5) / size - 0.5
     img *= (1.05 - 0.42 * (axis[:, None] ** 2 + axis[None, :] ** 2))[:, :, None]
-    luma = img.mean(axis=2, keepdims=True)
+    luma = cv2.transform(img, np.full((1, 3), 1 / 3, np.float32))[:, :, None]
     img = luma + (img - luma) * np.float32(1.16)
     img += (luma - np.float32(wanted)) * np.float32(0.1)
     grain = crop("grain", size, size, float(rng.uniform()), float(rng.uniform()), 255.0)

@@ -114,7 +114,7 @@ def draw_ground(view: View, camera: Camera, bed: bool = False) -> None:
     rng = view.rng("ground")
     ox, oz = rng.uniform(0, 256, 2)
     material = MATERIALS[scene.environment]
-    near = np.clip(4.5 / z, 0, 1)
+    near, middle = np.clip(4.5 / z, 0, 1), np.clip(9 / z, 0, 1)
 
     def sample(name: str, scale: float) -> Array:
         return cv2.remap(
@@ -129,9 +129,9 @@ def draw_ground(view: View, camera: Camera, bed: bool = False) -> None:
     if material.pattern is not None and not bed:
         light *= material.pattern(x + np.float32(0.02) * sample("soft", 30.0), z)
     if scene.terrain == "uneven":
-        light += 0.5 * np.clip(near * 1.4, 0, 1) * sample("bumps", 26.0)
+        light += 0.6 * middle * sample("bumps", 22.0)
     elif scene.terrain == "rough":
-        light += 0.62 * near * sample("stones", 60.0) + 0.3 * near * sample("bumps", 40.0)
+        light += 0.7 * middle * sample("stones", 52.0)
     colour = mix((188, 170, 128), view.water, 0.3) if bed else ground_colour(view)
     lit = np.asarray(view.canvas.seen(colour), np.float32)
     far = view.water if bed else view.air
@@ -152,20 +152,20 @@ def draw_relief(view: View, camera: Camera) -> None:
     colour = ground_colour(view)
     if view.scene.site == "underwater":
         colour = mix((150, 140, 116), view.water, 0.35)
-    bottom = 1.02
-    top = camera.horizon + (0.08 if view.scene.site != "high" else 0.05)
+    top = camera.horizon + (0.07 if view.scene.site != "high" else 0.045)
     rough = view.scene.terrain == "rough"
-    count = 26 if rough else 10
-    ys = top + (bottom - top) * np.sort(rng.uniform(0, 1, count))
+    # most of it where no obstacle hides the ground
+    count, ahead = (20, 10) if rough else (8, 5)
+    ys = np.sort(np.concatenate([rng.uniform(top, view.zone + 0.03, count), rng.uniform(view.zone, 1.02, ahead)]))
     for y in ys:
-        scale = (y - camera.horizon) / (0.98 - camera.horizon)
-        x = rng.uniform(-0.05, 1.05)
+        row, x = float(y), float(rng.uniform(-0.05, 1.05))
+        scale = (row - camera.horizon) / (0.98 - camera.horizon)
         if rough:
-            _rock(view, x, y, rng.uniform(0.035, 0.085) * (0.35 + scale), mix(colour, (128, 122, 116), 0.5), rng)
+            r = float(rng.uniform(0.035, 0.08)) * (0.55 + 0.8 * scale)
+            _rock(view, x, row, r, mix(colour, (128, 122, 116), 0.5), rng)
         else:
-            _mound(
-                view, x, y, rng.uniform(0.16, 0.28) * (0.3 + scale), rng.uniform(0.03, 0.055) * (0.3 + scale), colour
-            )
+            near = 0.5 + 0.8 * scale
+            _mound(view, x, row, float(rng.uniform(0.15, 0.25)) * near, float(rng.uniform(0.045, 0.07)) * near, colour)
 
 
 def _mound(view: View, x: float, y: float, rx: float, ry: float, colour: Rgb) -> None:
@@ -174,7 +174,7 @@ def _mound(view: View, x: float, y: float, rx: float, ry: float, colour: Rgb) ->
     foot = [(x - rx * 0.5, y + ry * 0.25), (x + rx * 0.5, y + ry * 0.25)]
     view.canvas.shadow(x + rx * 0.5, y + ry * 0.1, rx * 0.9, ry * 0.7, 0.45)
     view.canvas.fill(
-        [*outline, *foot], colour, down=(1.25, 0.92), across=(1.12, 0.6), grain="fine", amp=0.2, texels=120
+        [*outline, *foot], colour, down=(1.32, 0.85), across=(1.15, 0.55), grain="fine", amp=0.2, texels=120
     )
     view.canvas.line([(p[0], p[1] + 0.004) for p in outline[5:12]], colour, 0.006, 1.3)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 
 import cv2
 import numpy as np
@@ -84,9 +85,25 @@ COLOUR_RGB: dict[str, Rgb] = {
 }
 
 #: Height of the drawn target as a share of the picture.
-TARGET_HEIGHT: dict[Size, float] = {"small": 0.21, "medium": 0.34, "large": 0.52}
+TARGET_HEIGHT: dict[Size, float] = {"small": 0.2, "medium": 0.335, "large": 0.56}
 #: Height of other things standing nearest to the viewer.
-OTHER_HEIGHT: dict[Size, float] = {"small": 0.07, "medium": 0.1, "large": 0.135}
+OTHER_HEIGHT: dict[Size, float] = {"small": 0.065, "medium": 0.1, "large": 0.135}
+
+
+@cache
+def stature(kind: str) -> float:
+    """What to multiply a thing's height by so that broad and slender kinds of one size look equally big."""
+    canvas = Canvas(64)
+    blank = canvas.img.copy()
+    SHAPES[kind](Pen(canvas, 0.5, 0.72, 0.5, (255.0, 255.0, 255.0), np.random.default_rng(0)))
+    _, _, width, height = cv2.boundingRect(np.where(_difference(canvas.img, blank) > 6, 1, 0).astype(np.uint8))
+    extent = float(np.sqrt(width * height)) / 32
+    return min(max(float(np.sqrt(0.8 / extent)), 0.86), 1.05 if height < 33 else 1.0)
+
+
+def _difference(a: Array, b: Array) -> Array:
+    red, green, blue = cv2.split(cv2.absdiff(a, b))
+    return np.asarray(cv2.max(cv2.max(red, green), blue))
 
 
 def draw_thing(
@@ -124,7 +141,7 @@ def draw_thing(
 def _set_off(canvas: Canvas, before: Array, foot: float, cast: float) -> None:
     """Shadow, seam and rim of light around what has been drawn since `before`."""
     size = canvas.size
-    mask = (cv2.absdiff(canvas.img, before).max(axis=2) > 6).astype(np.uint8)
+    mask = np.where(_difference(canvas.img, before) > 6, 1, 0).astype(np.uint8)
     if not mask.any():
         return
     part = cv2.morphologyEx(mask, cv2.MORPH_CLOSE, np.ones((3, 3), np.uint8)).astype(np.float32)

@@ -33,8 +33,8 @@ def antenna(p: Pen) -> None:
 
 
 def solar_panel(p: Pen) -> None:
-    p.line(((-0.3, 0), (-0.2, 0.4)), STEEL, 0.05)
-    p.line(((0.36, 0), (0.3, 0.4)), STEEL, 0.05)
+    p.line(((-0.3, 0), (-0.2, 0.4)), None, 0.07, 0.8)
+    p.line(((0.36, 0), (0.3, 0.4)), None, 0.07, 0.8)
     a, b, c, d = (-0.62, 0.2), (0.5, 0.2), (0.66, 0.82), (-0.36, 0.82)
     p.poly((a, b, c, d), k=1.05)
     p.poly(((-0.62, 0.2), (0.5, 0.2), (0.5, 0.15), (-0.62, 0.15)), k=0.6)
@@ -46,15 +46,15 @@ def solar_panel(p: Pen) -> None:
 
     for i in range(5):
         for j in range(3):
-            u, v, g = i / 5 + 0.03, j / 3 + 0.05, 0.155
+            u, v, g = i / 5 + 0.04, j / 3 + 0.06, 0.135
             light = 0.8 + 0.3 * ((i + j) % 3)
-            p.poly((inside(u, v), inside(u + g, v), inside(u + g, v + 0.25), inside(u, v + 0.25)), (28, 46, 104), light)
+            p.poly((inside(u, v), inside(u + g, v), inside(u + g, v + 0.22), inside(u, v + 0.22)), (28, 46, 104), light)
     p.line((inside(0.1, 0.6), inside(0.3, 0.95)), (170, 200, 240), 0.02)
 
 
 def lamp(p: Pen) -> None:
-    p.rect(-0.16, 0, 0.16, 0.05, DARK)
-    p.cyl(0, 0.05, 0.64, 0.035, DARK, lid=False)
+    p.rect(-0.16, 0, 0.16, 0.06, k=0.8)
+    p.cyl(0, 0.05, 0.64, 0.045, lid=False)
     p.poly(((-0.16, 0.64), (0.16, 0.64), (0.24, 0.88), (-0.24, 0.88)), (255, 236, 170), 1.0)
     for x in (-0.2, 0.0, 0.2):
         p.line(((x * 0.75, 0.64), (x * 1.15, 0.88)), width=0.04, k=0.9)
