@@ -6,6 +6,7 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# Absolute: a job runs in a copy of the repository, and what it leaves must outlive the copy.
 OUTPUT ?= $(CURDIR)/outputs
 CONFIG ?= configs/laptop.yaml
 # Extra arguments of the job, e.g. make demo ARGS="--stages 3,4 stages.3.epochs=4"
@@ -35,7 +36,8 @@ $(STAMP): constraints.txt pyproject.toml
 
 demo: env ## train all four stages on a local Ray cluster, and ask the model; run again to go on or to reuse
 	@$(BIN)/python cluster/local.py start
-	@$(BIN)/python cluster/local.py submit -- python jobs/train_all.py --config $(CONFIG) --output_dir "$(OUTPUT)" $(ARGS)
+	@$(BIN)/python cluster/local.py submit -- python jobs/train_all.py --config $(CONFIG) \
+	  --output_dir "$(OUTPUT)" $(ARGS) data.dir="$(OUTPUT)/data"
 	@echo "The cluster stays up for the next job; make down stops it."
 
 down: ## stop the Ray cluster that this checkout started, and no other
