@@ -1,6 +1,7 @@
 """Everything between records or requests and tensors; saved beside the model.
 
-Shape legend: B batch, R distinct robots of a batch, N robots of a fleet, L tokens of a robot, T tokens, S pixels.
+Shape legend: B batch, R distinct robots of a batch, N robots of a fleet, L tokens of a robot, C tokens of a task,
+T tokens of generated text, S pixels.
 """
 
 from __future__ import annotations
@@ -18,7 +19,6 @@ from embervlm.data.prompts import Piece, robot_text
 from embervlm.data.tokenizer import load_tokenizer, token_ids
 from embervlm.fleet import Fleet, FleetError
 from embervlm.models.config import EmberVLMConfig
-from embervlm.models.layout import CONTEXT, GENERATED, PAD
 
 Batch = dict[str, Any]
 
@@ -111,39 +111,27 @@ class EmberVLMProcessor(ProcessorMixin):
         input_ids, mask = self._pad(texts)
         return {"robot_input_ids": input_ids, "robot_attention_mask": mask, "robot_index": index}
 
-    def texts(
-        self,
-        contexts: Sequence[str],
-        generated: Sequence[tuple[list[int], list[int]]] | None = None,
-        start: str = "bos",
-    ) -> Batch:
-        """Contexts and generated text to one sequence per sample.
+    def texts(self, contexts: Sequence[str]) -> Batch:
+        """Tasks, questions or prompts to `input_ids` and `attention_mask` (B, C)."""
+        ids, mask = self._pad([self.words(text)[: self.max_text_tokens] for text in contexts])
+        return {"input_ids": ids, "attention_mask": mask}
 
-        Args:
-            contexts: what is read: the prompt, question or task.
-            generated: ids and mentions of what is to be written (see `pieces`); it is opened by `start`.
-            start: name of the opening token.
+    def generated(self, written: Sequence[tuple[list[int], list[int]]], start: str = "bos") -> Batch:
+        """Text that is to be written, as ids and mentions (see `pieces`); `start` names the token that opens it.
 
         Returns:
-            `input_ids`, `segments`, `mention_index` (B, T), and `labels` (B, T): the token itself where it is to be
-            predicted from the one before, -100 elsewhere.
+            `generated_ids`, `generated_mask`, `mention_index` (B, T), and `labels` (B, T): the token itself where it
+            is to be predicted from the one before, -100 elsewhere.
         """
-        rows, codes, mentions, labels = [], [], [], []
-        for i, context in enumerate(contexts):
-            head = self.words(context)[: self.max_text_tokens]
-            ids, names = generated[i] if generated is not None else ([], [])
-            tail = ([self.ids[start]] if generated is not None else []) + ids
-            room = max(self.max_text_tokens - len(head), 1)
-            tail, names = tail[:room], names[: room - 1]
-            rows.append(head + tail)
-            codes.append([CONTEXT] * len(head) + [GENERATED] * len(tail))
-            mentions.append([-1] * (len(head) + (1 if tail else 0)) + names)
-            labels.append([-100] * (len(head) + (1 if tail else 0)) + tail[1:])
-        batch = {"input_ids": self._pad(rows)[0], "segments": self._pad(codes, PAD)[0]}
-        if generated is not None:
-            batch["mention_index"] = self._pad(mentions, -1)[0]
-            batch["labels"] = self._pad(labels, -100)[0]
-        return batch
+        room = self.max_text_tokens - 1
+        rows = [[self.ids[start], *ids[:room]] for ids, _ in written]
+        ids, mask = self._pad(rows)
+        return {
+            "generated_ids": ids,
+            "generated_mask": mask,
+            "mention_index": self._pad([[-1, *mentions[:room]] for _, mentions in written], -1)[0],
+            "labels": self._pad([[-100, *row[1:]] for row in rows], -100)[0],
+        }
 
     def segments(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Texts that stand alone (captions to embed): ids and mask (B, T)."""

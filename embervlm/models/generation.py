@@ -39,7 +39,7 @@ class WritingMixin:
     def generate(  # type: ignore[misc]
         self: EmberVLM,
         input_ids: Tensor,
-        segments: Tensor,
+        attention_mask: Tensor,
         start_ids: Tensor,
         max_new_tokens: int = 64,
         do_sample: bool = False,
@@ -54,7 +54,7 @@ class WritingMixin:
         """Continue a batch of contexts.
 
         Args:
-            input_ids, segments, inputs: as `forward`; all tokens are context.
+            input_ids, attention_mask, inputs: as `forward`, without generated text.
             start_ids: (B,) the token that opens the generated text (`<|reasoning_start|>` or the beginning token).
             max_new_tokens: tokens at most, the opening one not counted.
             do_sample, temperature, top_k, top_p: sampling; greedy otherwise.
@@ -65,7 +65,8 @@ class WritingMixin:
         Returns:
             The tokens after the opening one, up to and with the end token.
         """
-        output = self(input_ids=input_ids, segments=segments, select=select or self._has_fleet(inputs), **inputs)
+        with_fleet = inputs.get("robot_index") is not None
+        output = self(input_ids=input_ids, attention_mask=attention_mask, select=with_fleet, **inputs)
         context: Context = output.context
         samples = input_ids.shape[0]
         device = input_ids.device
@@ -81,8 +82,8 @@ class WritingMixin:
         alive = torch.ones(samples, dtype=torch.bool, device=device)
         tokens, mentions = [], []
         for step in range(max_new_tokens + 1):
-            codes = torch.where(alive, GENERATED, PAD)[:, None]
-            hidden = self._append_text(context, token[:, None], mention[:, None], codes)
+            kinds = torch.where(alive, GENERATED, PAD)[:, None]
+            hidden = self._append_text(context, token[:, None], mention[:, None], kinds)
             alive = alive & (token != ids["eos"])
             if step == max_new_tokens or not bool(alive.any()):
                 break
@@ -107,14 +108,10 @@ class WritingMixin:
             generation.reasoned_scores = self._reasoned_scores(context, output.scores)
         return generation
 
-    @staticmethod
-    def _has_fleet(inputs: dict[str, Any]) -> bool:
-        return inputs.get("robot_index") is not None
-
-    def _append_text(self: EmberVLM, context: Context, token: Tensor, mention: Tensor, codes: Tensor) -> Tensor:  # type: ignore[misc]
+    def _append_text(self: EmberVLM, context: Context, token: Tensor, mention: Tensor, kinds: Tensor) -> Tensor:  # type: ignore[misc]
         embeddings = self.text_embeddings(token, mention, context)
-        hidden = self.extend(context, embeddings, codes, context.next_position[:, None])
-        context.next_position = context.next_position + (codes[:, 0] != PAD)
+        hidden = self.query(context, embeddings, kinds, context.next_position[:, None], torch.full_like(token, -1))
+        context.next_position = context.next_position + (kinds[:, 0] != PAD)
         return hidden
 
     def _next_token(  # type: ignore[misc]
@@ -141,7 +138,7 @@ class WritingMixin:
 
     def _reasoned_scores(self: EmberVLM, context: Context, direct: Tensor) -> Tensor:  # type: ignore[misc]
         samples, robots = direct.shape
-        hidden = self.extend(
+        hidden = self.query(
             context,
             self.selection_embeddings(context),
             torch.where(context.robot_mask, SELECT_REASONED, PAD),

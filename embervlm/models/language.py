@@ -9,9 +9,54 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, DynamicCache
+from transformers import AutoModelForCausalLM
+from transformers.cache_utils import Cache, DynamicLayer
 
 from embervlm.models.config import EmberVLMConfig
+
+
+class _Layer(DynamicLayer):
+    """Keys and values that start from pieces (robots, prefix) which are joined only once, with the first new tokens.
+
+    All are held in one precision: under autocast a decoder may hand over wider keys than values, and every step
+    would convert the whole cache again.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pieces: list[tuple[Tensor, Tensor]] = []
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        key_states = key_states.to(value_states.dtype)
+        if self.pieces:
+            pieces = [*self.pieces, (key_states, value_states)]
+            self.keys = torch.cat([k.to(key_states.dtype) for k, _ in pieces], dim=-2)
+            self.values = torch.cat([v.to(value_states.dtype) for _, v in pieces], dim=-2)
+            self.pieces = []
+            self.is_initialized = True
+            return self.keys, self.values
+        if not self.is_initialized:
+            self.keys, self.values, self.is_initialized = key_states, value_states, True
+            return self.keys, self.values
+        return super().update(key_states, value_states)
+
+    def get_seq_length(self) -> int:
+        if self.pieces:
+            return sum(k.shape[-2] for k, _ in self.pieces)
+        return super().get_seq_length()
+
+
+class PrefixCache(Cache):
+    """A growing cache of keys and values (B, H, tokens, d) per layer, which may start from pieces."""
+
+    def __init__(self) -> None:
+        super().__init__(layer_class_to_replicate=_Layer)
+
+    def start_from(self, layer: int, keys: Tensor, values: Tensor) -> None:
+        """Put a piece before everything that is still to come."""
+        while len(self.layers) <= layer:
+            self.layers.append(_Layer())
+        self.layers[layer].pieces.append((keys, values))
 
 
 class LanguageModel(nn.Module):
@@ -47,8 +92,8 @@ class LanguageModel(nn.Module):
         return self.decoder.get_input_embeddings()(input_ids)
 
     def forward(
-        self, embeddings: Tensor, mask: Tensor, positions: Tensor, cache: DynamicCache | None = None
-    ) -> tuple[Tensor, DynamicCache]:
+        self, embeddings: Tensor, mask: Tensor, positions: Tensor, cache: PrefixCache | None = None
+    ) -> tuple[Tensor, PrefixCache]:
         """Run the decoder.
 
         Args:
@@ -60,10 +105,13 @@ class LanguageModel(nn.Module):
         Returns:
             The last hidden states (B, T, D), after the final norm, and the extended cache.
         """
-        cache = DynamicCache() if cache is None else cache
-        kwargs: dict[str, Any] = {"past_key_values": cache, "use_cache": True}
+        cache = PrefixCache() if cache is None else cache
         output = self.decoder.get_decoder()(
-            inputs_embeds=embeddings, attention_mask=mask, position_ids=positions, **kwargs
+            inputs_embeds=embeddings,
+            attention_mask=mask,
+            position_ids=positions,
+            past_key_values=cache,
+            use_cache=True,
         )
         return output.last_hidden_state, cache
 
@@ -72,23 +120,30 @@ class LanguageModel(nn.Module):
         return self.decoder.get_output_embeddings()(hidden)
 
 
-def gather_robots(cache: DynamicCache, robot_index: Tensor) -> DynamicCache:
-    """Each sample's fleet as one cache, from the cache of all distinct robots of the batch.
+def join(robots: PrefixCache | None, robot_index: Tensor, prefix: PrefixCache) -> PrefixCache:
+    """What queries look back on: each sample's fleet, then its prefix.
 
     Args:
-        cache: per layer keys and values (R, H, L, d) of R robots, L tokens each.
-        robot_index: (B, N) rows of the cache; padding robots may point anywhere, the mask hides them.
+        robots: per layer keys and values (R, H, L, d) of R robots, L tokens each; None without robots.
+        robot_index: (B, N) rows of `robots`; padding robots may point anywhere, the mask hides them.
+        prefix: per layer (B, H, C, d).
 
     Returns:
-        A new cache with (B, H, N·L, d) per layer. Gradients flow back to every robot once per use.
+        A new cache of N·L + C tokens. Gradients flow back to every robot once per use.
     """
-    samples, robots = robot_index.shape
-    gathered = DynamicCache()
-    for layer, entry in enumerate(cache.layers):
-        tensors = []
-        for tensor in (entry.keys, entry.values):
-            _, heads, length, width = tensor.shape
-            rows = tensor.index_select(0, robot_index.reshape(-1)).view(samples, robots, heads, length, width)
-            tensors.append(rows.transpose(1, 2).reshape(samples, heads, robots * length, width))
-        gathered.update(tensors[0], tensors[1], layer)
-    return gathered
+    joined = PrefixCache()
+    count = robot_index.shape[1]
+    for layer, own in enumerate(prefix.layers):
+        if robots is not None and count:
+            entry = robots.layers[layer]
+            joined.start_from(layer, _rows(entry.keys, robot_index), _rows(entry.values, robot_index))
+        joined.start_from(layer, own.keys, own.values)
+    return joined
+
+
+def _rows(tensor: Tensor, index: Tensor) -> Tensor:
+    """(R, H, L, d) → (B, H, N·L, d)."""
+    _, heads, length, width = tensor.shape
+    samples, robots = index.shape
+    rows = tensor.index_select(0, index.reshape(-1)).view(samples, robots, heads, length, width)
+    return rows.transpose(1, 2).reshape(samples, heads, robots * length, width)

@@ -1,10 +1,11 @@
-"""Who sees whom: segments, masks and positions of a sequence.
+"""Who sees whom: masks of robots, prefix and queries.
 
-A sample is laid out as robots | image | context | generated | selection. Robots come from a cache in which
-every robot saw only itself; image and context see no robot; generated text sees everything before it; a selection
-token sees its own robot, the image and the context, and only where its kind says so the generated text.
+A sample is read in three passes. Robots first, each alone. Then the prefix (image and task), which sees no robot. Then
+the queries: generated text, which sees everything before it; and selection tokens, each of which sees its own robot, the
+prefix and, only where its kind says so, the generated text.
 
-Shape legend: B batch, N robots of a fleet, L tokens of a robot, T tokens after the robots.
+Shape legend: B batch, R distinct robots, N robots of a fleet, L tokens of a robot, C tokens of the prefix,
+G query tokens so far, Q query tokens of this pass.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-PAD, IMAGE, CONTEXT, GENERATED, SELECT, SELECT_REASONED = range(6)
+#: Kinds of query token. PAD is seen by nobody but itself.
+PAD, GENERATED, SELECT, SELECT_REASONED = range(4)
 
 
 def segment_mask(token_mask: Tensor, bidirectional: bool) -> Tensor:
@@ -24,38 +26,24 @@ def segment_mask(token_mask: Tensor, bidirectional: bool) -> Tensor:
     return mask | torch.eye(length, dtype=torch.bool, device=token_mask.device)
 
 
-def sequence_mask(
-    queries: Tensor,
-    keys: Tensor,
-    query_robot: Tensor,
-    fleet_mask: Tensor,
-    bidirectional: bool,
-) -> Tensor:
-    """The mask (B, 1, Q, N·L + T) of the tokens after the robots.
+def query_mask(kinds: Tensor, so_far: Tensor, own: Tensor, fleet_mask: Tensor, prefix_mask: Tensor) -> Tensor:
+    """The mask (B, 1, Q, N·L + C + G) of query tokens.
 
     Args:
-        queries: (B, Q) segment codes of the query tokens, the last Q of the T key tokens.
-        keys: (B, T) segment codes of all tokens after the robots.
-        query_robot: (B, Q) the robot a selection token stands for, -1 for other tokens.
+        kinds: (B, Q) kinds of this pass's tokens, the last Q of the G so far.
+        so_far: (B, G) kinds of all query tokens.
+        own: (B, Q) the robot a selection token stands for, -1 for other tokens.
         fleet_mask: (B, N, L) True on tokens of robots that exist.
-        bidirectional: whether image and context see themselves both ways or causally.
+        prefix_mask: (B, C) True on tokens of image and task.
     """
-    samples, count = queries.shape
-    total = keys.shape[1]
-    robots = fleet_mask.shape[1]
-    row = torch.arange(total - count, total, device=keys.device)
-    before = row[:, None] >= torch.arange(total, device=keys.device)  # (Q, T): causal, itself included
-    q, k = queries[:, :, None], keys[:, None, :]
-    prefix_key = (k == IMAGE) | (k == CONTEXT)
-    prefix_query = (q == IMAGE) | (q == CONTEXT)
-    seen = prefix_key & (q != PAD)
-    if not bidirectional:
-        seen = seen & (before | ~prefix_query)
-    seen = seen | ((q == GENERATED) & (k == GENERATED) & before)
-    seen = seen | ((q == SELECT_REASONED) & (k == GENERATED))
-    itself = row[:, None] == torch.arange(total, device=keys.device)
-    seen = seen | itself
-    own = torch.arange(robots, device=keys.device) == query_robot[:, :, None]  # (B, Q, N)
-    sees_robot = own | (q == GENERATED)
-    fleet = sees_robot[:, :, :, None] & fleet_mask[:, None, :, :]
-    return torch.cat([fleet.reshape(samples, count, -1), seen], dim=2)[:, None]
+    samples, count = kinds.shape
+    total, robots = so_far.shape[1], fleet_mask.shape[1]
+    row = torch.arange(total - count, total, device=kinds.device)[:, None]
+    column = torch.arange(total, device=kinds.device)
+    q, k = kinds[:, :, None], so_far[:, None, :]
+    written = (k == GENERATED) & (((q == GENERATED) & (row >= column)) | (q == SELECT_REASONED))
+    queries = written | (row == column)
+    prefix = prefix_mask[:, None, :] & (q != PAD)
+    sees_robot = (torch.arange(robots, device=kinds.device) == own[:, :, None]) | (q == GENERATED)
+    fleet = (sees_robot[:, :, :, None] & fleet_mask[:, None, :, :]).reshape(samples, count, -1)
+    return torch.cat([fleet, prefix, queries], dim=2)[:, None]

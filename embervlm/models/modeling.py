@@ -6,19 +6,19 @@ T text tokens, D decoder width, S pixels.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import DynamicCache, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 
 from embervlm.models.config import EmberVLMConfig
 from embervlm.models.generation import WritingMixin
 from embervlm.models.heads import AttentionPool, FusionAdapter, ReasoningModule, RobotReference, SelectionHead
-from embervlm.models.language import LanguageModel, gather_robots
-from embervlm.models.layout import CONTEXT, IMAGE, PAD, SELECT, SELECT_REASONED, segment_mask, sequence_mask
+from embervlm.models.language import LanguageModel, PrefixCache, join
+from embervlm.models.layout import GENERATED, PAD, SELECT, SELECT_REASONED, query_mask, segment_mask
 from embervlm.models.selecting import SelectionMixin
 from embervlm.models.vision import VisionEncoder
 
@@ -30,28 +30,29 @@ class FleetState:
     Independent of any picture or task, so that a fleet's state is kept across requests.
     """
 
-    cache: DynamicCache  # (R, H, L, d) per layer
+    cache: PrefixCache  # (R, H, L, d) per layer
     summaries: Tensor  # (R, D)
     token_mask: Tensor  # (R, L) boolean
 
 
 @dataclass
 class Context:
-    """A sequence under way: what the next tokens may look back on."""
+    """A sequence under way: what the next query tokens may look back on."""
 
-    cache: DynamicCache
-    codes: Tensor  # (B, tokens so far) segment codes
+    cache: PrefixCache
     fleet_mask: Tensor  # (B, N, L)
     robot_mask: Tensor  # (B, N)
     summaries: Tensor  # (B, N, D)
-    next_position: Tensor = field(default_factory=lambda: torch.empty(0))  # (B,)
+    prefix_mask: Tensor  # (B, C)
+    next_position: Tensor  # (B,)
+    kinds: Tensor  # (B, G) kinds of the query tokens so far
 
 
 @dataclass
 class EmberVLMOutput(ModelOutput):
     """What one pass gives; entries that were not asked for are None."""
 
-    text_hidden: Tensor | None = None  # (B, T, D)
+    text_hidden: Tensor | None = None  # (B, T, D) of the generated tokens
     visual_tokens: Tensor | None = None  # (B, P, D), before the decoder
     scores: Tensor | None = None  # (B, N) log-odds, -1e4 where no robot is
     reasoned_scores: Tensor | None = None  # (B, N)
@@ -138,7 +139,7 @@ class EmberVLM(SelectionMixin, WritingMixin, PreTrainedModel):
         hidden, cache = self._segments(input_ids, attention_mask)
         return FleetState(cache, self.reference.summaries(hidden, attention_mask), attention_mask.bool())
 
-    def _segments(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, DynamicCache]:
+    def _segments(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, PrefixCache]:
         mask = segment_mask(attention_mask, self.config.prefix_attention == "bidirectional")
         positions = torch.arange(input_ids.shape[1], device=input_ids.device).expand_as(input_ids)
         return self.language(self.language.embed(input_ids), mask, positions)
@@ -152,38 +153,64 @@ class EmberVLM(SelectionMixin, WritingMixin, PreTrainedModel):
         hidden, _ = self._segments(input_ids, attention_mask)
         return self.text_pool(hidden, attention_mask)
 
-    def begin(self, samples: int, fleet: FleetState | None = None, robot_index: Tensor | None = None) -> Context:
-        """A context that holds the fleets and nothing else yet.
+    def read_prefix(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        image_features: Tensor | None = None,
+        image_mask: Tensor | None = None,
+        fleet: FleetState | None = None,
+        robot_index: Tensor | None = None,
+    ) -> tuple[Context, Tensor | None]:
+        """Read image and task, which see no robot, and put the fleet before them.
 
         Args:
-            samples: B.
-            fleet: the robots that were read; None for sequences without robots.
-            robot_index: (B, N) rows of `fleet`, -1 where a sample has fewer robots.
-        """
-        if fleet is None or robot_index is None:
-            empty = torch.zeros(samples, 0, dtype=torch.bool, device=self.device)
-            return Context(
-                DynamicCache(), empty.long(), empty[:, :, None], empty, torch.zeros(samples, 0, self.language.width)
-            )
-        robot_mask = robot_index >= 0
-        rows = robot_index.clamp_min(0)
-        return Context(
-            cache=gather_robots(fleet.cache, rows),
-            codes=torch.zeros(samples, 0, dtype=torch.long, device=robot_index.device),
-            fleet_mask=fleet.token_mask[rows] & robot_mask[:, :, None],
-            robot_mask=robot_mask,
-            summaries=fleet.summaries[rows],
-        )
+            input_ids, attention_mask: (B, C) the task, right-padded.
+            image_features: (B, P, V) or None; image_mask: (B,) False where a sample has no picture.
+            fleet: robots that were read; robot_index: (B, N) rows of them, -1 where a sample has fewer.
 
-    def extend(
-        self, context: Context, embeddings: Tensor, codes: Tensor, positions: Tensor, query_robot: Tensor | None = None
-    ) -> Tensor:
-        """Append tokens to a context (in place) and return their hidden states (B, Q, D)."""
-        if query_robot is None:
-            query_robot = torch.full_like(codes, -1)
-        context.codes = torch.cat([context.codes, codes], dim=1)
+        Returns:
+            The context for queries, and the visual tokens (B, P, D) where there are pictures.
+        """
+        samples, device = input_ids.shape[0], input_ids.device
+        start, count = self.config.max_robot_tokens, self.config.image_tokens
+        embeddings, mask = self.language.embed(input_ids), attention_mask.bool()
+        positions = (start + count + torch.arange(input_ids.shape[1], device=device)).expand(samples, -1)
+        visual = None
+        if image_features is not None:
+            visual = self.fusion(image_features)
+            embeddings = torch.cat([visual.to(embeddings.dtype), embeddings], dim=1)
+            seen = torch.ones(samples, count, dtype=torch.bool, device=device)
+            mask = torch.cat([seen if image_mask is None else seen & image_mask[:, None], mask], dim=1)
+            positions = torch.cat([(start + torch.arange(count, device=device)).expand(samples, -1), positions], dim=1)
         bidirectional = self.config.prefix_attention == "bidirectional"
-        mask = sequence_mask(codes, context.codes, query_robot, context.fleet_mask, bidirectional)
+        _, cache = self.language(embeddings, segment_mask(mask, bidirectional), positions)
+        if fleet is None or robot_index is None:
+            robot_index = torch.zeros(samples, 0, dtype=torch.long, device=device)
+            fleet_mask = torch.zeros(samples, 0, 0, dtype=torch.bool, device=device)
+            summaries = torch.zeros(samples, 0, self.language.width, device=device)
+        else:
+            rows = robot_index.clamp_min(0)
+            fleet_mask = fleet.token_mask[rows] & (robot_index >= 0)[:, :, None]
+            summaries = fleet.summaries[rows]
+        context = Context(
+            cache=join(fleet.cache if fleet else None, robot_index.clamp_min(0), cache),
+            fleet_mask=fleet_mask,
+            robot_mask=robot_index >= 0,
+            summaries=summaries,
+            prefix_mask=mask,
+            next_position=start + count + attention_mask.sum(dim=1),
+            kinds=torch.zeros(samples, 0, dtype=torch.long, device=device),
+        )
+        return context, visual
+
+    def query(self, context: Context, embeddings: Tensor, kinds: Tensor, positions: Tensor, own: Tensor) -> Tensor:
+        """Append query tokens to a context (in place) and return their hidden states (B, Q, D).
+
+        `own` (B, Q) is the robot a selection token stands for, -1 for other tokens.
+        """
+        context.kinds = torch.cat([context.kinds, kinds], dim=1)
+        mask = query_mask(kinds, context.kinds, own, context.fleet_mask, context.prefix_mask)
         hidden, context.cache = self.language(embeddings, mask, positions, context.cache)
         return hidden
 
@@ -211,7 +238,7 @@ class EmberVLM(SelectionMixin, WritingMixin, PreTrainedModel):
     def forward(
         self,
         input_ids: Tensor,
-        segments: Tensor,
+        attention_mask: Tensor,
         pixel_values: Tensor | None = None,
         image_features: Tensor | None = None,
         image_mask: Tensor | None = None,
@@ -219,6 +246,8 @@ class EmberVLM(SelectionMixin, WritingMixin, PreTrainedModel):
         robot_attention_mask: Tensor | None = None,
         robot_index: Tensor | None = None,
         fleet: FleetState | None = None,
+        generated_ids: Tensor | None = None,
+        generated_mask: Tensor | None = None,
         mention_index: Tensor | None = None,
         select: bool = False,
         select_reasoned: bool = False,
@@ -227,63 +256,62 @@ class EmberVLM(SelectionMixin, WritingMixin, PreTrainedModel):
         """One pass over a batch.
 
         Args:
-            input_ids: (B, T) context and generated tokens, right-padded.
-            segments: (B, T) codes of `embervlm.models.layout` (CONTEXT, GENERATED, PAD).
-            pixel_values: (B, 3, S, S); or `image_features` (B, P, V) computed before.
+            input_ids, attention_mask: (B, C) the task or question, right-padded.
+            pixel_values: (B, 3, S, S) bytes; or `image_features` (B, P, V) computed before.
             image_mask: (B,) False where a sample has no picture; its visual tokens are then hidden.
             robot_input_ids, robot_attention_mask: (R, L) distinct robots; or `fleet`, read before.
             robot_index: (B, N) rows of the robots, -1 for none.
+            generated_ids, generated_mask: (B, T) text that was or is to be written, right-padded.
             mention_index: (B, T) robot that a mention token means, -1 otherwise.
             select: read the direct scores. select_reasoned: also those that see the generated text.
         """
-        samples = input_ids.shape[0]
-        if fleet is None and robot_input_ids is not None:
-            assert robot_attention_mask is not None
+        if fleet is None and robot_input_ids is not None and robot_attention_mask is not None:
             fleet = self.read_robots(robot_input_ids, robot_attention_mask)
-        context = self.begin(samples, fleet, robot_index)
         if image_features is None and pixel_values is not None:
             image_features = self.visual_features(pixel_values)
-        parts, codes, positions, visual = self._prefix(image_features, image_mask, input_ids, samples)
-        parts.append(self.text_embeddings(input_ids, mention_index, context))
-        codes.append(segments)
-        start = self.config.max_robot_tokens + self.config.image_tokens
-        length = input_ids.shape[1]
-        positions.append(start + torch.arange(length, device=input_ids.device).expand(samples, -1))
-        kinds = [SELECT] * select + [SELECT_REASONED] * select_reasoned
-        robots = context.robot_mask.shape[1]
-        query_robot = [torch.full((samples, sum(p.shape[1] for p in parts)), -1, device=input_ids.device)]
-        for kind in kinds:
-            upto = (segments == CONTEXT) if kind == SELECT else (segments != PAD)
-            parts.append(self.selection_embeddings(context))
-            codes.append(torch.where(context.robot_mask, kind, PAD))
-            positions.append((start + upto.sum(dim=1))[:, None].expand(-1, robots))
-            query_robot.append(torch.arange(robots, device=input_ids.device).expand(samples, -1))
-        hidden = self.extend(
-            context, torch.cat(parts, 1), torch.cat(codes, 1), torch.cat(positions, 1), torch.cat(query_robot, 1)
-        )
-        before = sum(p.shape[1] for p in parts[: -1 - len(kinds)])
-        output = EmberVLMOutput(text_hidden=hidden[:, before : before + length], visual_tokens=visual, context=context)
-        context.next_position = start + (segments != PAD).sum(dim=1)
-        tokens = hidden[:, before + length :].split(robots, dim=1) if kinds else ()
-        for kind, selected in zip(kinds, tokens, strict=True):
+        context, visual = self.read_prefix(input_ids, attention_mask, image_features, image_mask, fleet, robot_index)
+        selections = [SELECT] * select + [SELECT_REASONED] * select_reasoned
+        output = EmberVLMOutput(visual_tokens=visual, context=context)
+        if generated_ids is None and not selections:
+            return output
+        hidden = self._queries(context, generated_ids, generated_mask, mention_index, selections)
+        length = generated_ids.shape[1] if generated_ids is not None else 0
+        output.text_hidden = hidden[:, :length]
+        for kind, selected in zip(selections, hidden[:, length:].chunk(max(1, len(selections)), dim=1), strict=False):
             if kind == SELECT:
                 output.scores = self.selection(selected).masked_fill(~context.robot_mask, -1e4)
             else:
                 direct = output.scores if output.scores is not None else torch.zeros_like(selected[:, :, 0])
-                reasoned = self.reasoning.answer(selected, direct)
-                output.reasoned_scores = reasoned.masked_fill(~context.robot_mask, -1e4)
+                answer = self.reasoning.answer(selected, direct)
+                output.reasoned_scores = answer.masked_fill(~context.robot_mask, -1e4)
         return output
 
-    def _prefix(
-        self, features: Tensor | None, image_mask: Tensor | None, input_ids: Tensor, samples: int
-    ) -> tuple[list[Tensor], list[Tensor], list[Tensor], Tensor | None]:
-        """The visual tokens as the opening of a sequence: embeddings, codes, positions."""
-        if features is None:
-            return [], [], [], None
-        visual = self.fusion(features)
-        count = visual.shape[1]
-        codes = torch.full((samples, count), IMAGE, device=input_ids.device)
-        if image_mask is not None:
-            codes = codes * image_mask[:, None]
-        place = self.config.max_robot_tokens + torch.arange(count, device=input_ids.device)
-        return [visual], [codes], [place.expand(samples, -1)], visual
+    def _queries(
+        self,
+        context: Context,
+        generated_ids: Tensor | None,
+        generated_mask: Tensor | None,
+        mention_index: Tensor | None,
+        selections: list[int],
+    ) -> Tensor:
+        """Generated text and selection tokens in one pass: hidden states (B, T + N per selection, D)."""
+        device = context.robot_mask.device
+        samples, robots = context.robot_mask.shape
+        start = context.next_position
+        embeddings, kinds, positions, own = [], [], [], []
+        if generated_ids is not None and generated_mask is not None:
+            length = generated_ids.shape[1]
+            embeddings.append(self.text_embeddings(generated_ids, mention_index, context))
+            kinds.append(torch.where(generated_mask.bool(), GENERATED, PAD))
+            positions.append(start[:, None] + torch.arange(length, device=device))
+            own.append(torch.full((samples, length), -1, device=device))
+            context.next_position = start + generated_mask.sum(dim=1)
+        for kind in selections:
+            place = start if kind == SELECT else context.next_position
+            embeddings.append(self.selection_embeddings(context))
+            kinds.append(torch.where(context.robot_mask, kind, PAD))
+            positions.append(place[:, None].expand(-1, robots))
+            own.append(torch.arange(robots, device=device).expand(samples, -1))
+        return self.query(
+            context, torch.cat(embeddings, 1), torch.cat(kinds, 1), torch.cat(positions, 1), torch.cat(own, 1)
+        )

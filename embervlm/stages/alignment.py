@@ -30,12 +30,7 @@ class AlignmentModule(StageModule):
         texts = model.embed_texts(batch["caption_ids"], batch["caption_mask"])
         images_all, texts_all = (gather(images), gather(texts)) if gather else (images, texts)
         contrast = info_nce(images, texts, model.logit_scale, images_all, texts_all, rows_before(gather, images))
-        output = model(
-            input_ids=batch["input_ids"],
-            segments=batch["segments"],
-            image_features=features,
-            image_mask=batch["image_mask"],
-        )
+        output = model(**{k: v for k, v in batch.items() if k != "pixel_values"}, image_features=features)
         captioning, _ = language_loss(model, output.text_hidden, batch["labels"])
         contrastive = contrast.pop("loss")
         return {
@@ -65,7 +60,7 @@ class Alignment(Stage):
         """Pictures, captions to embed and captions to write."""
         captions = [r.response for r in records]
         written = [processor.pieces([("words", c), ("special", "eos")]) for c in captions]
-        batch: Batch = processor.texts([CAPTION_PROMPT] * len(records), written)
+        batch: Batch = processor.texts([CAPTION_PROMPT] * len(records)) | processor.generated(written)
         batch |= processor.images([r.image for r in records])
         batch["caption_ids"], batch["caption_mask"] = processor.segments(captions)
         return batch

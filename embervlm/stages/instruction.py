@@ -58,7 +58,7 @@ class Instruction(Stage):
     def collate(self, processor: EmberVLMProcessor, records: Sequence[Record], seed: int | None) -> Batch:
         """Questions, pictures, answers and what a teacher said."""
         written = [processor.pieces([("words", r.response), ("special", "eos")]) for r in records]
-        batch: Batch = processor.texts([r.instruction for r in records], written)
+        batch: Batch = processor.texts([r.instruction for r in records]) | processor.generated(written)
         drop = np.zeros(len(records), dtype=bool)
         if seed is not None:
             drop = np.random.default_rng(seed).random(len(records)) < self.image_dropout

@@ -20,7 +20,6 @@ from torch.nn import functional as F
 from embervlm.data.processor import EmberVLMProcessor
 from embervlm.data.prompts import chain_pieces, plan_pieces
 from embervlm.data.schema import STEPS, Record
-from embervlm.models.layout import GENERATED
 from embervlm.models.modeling import EmberVLM, EmberVLMOutput
 from embervlm.stages.base import Batch, Gather, Stage, StageModule, chunks
 from embervlm.stages.losses import info_nce, rows_before, selection_losses
@@ -48,7 +47,9 @@ class ReasoningStageModule(StageModule):
         features = model.visual_features(batch["pixel_values"]) if "pixel_values" in batch else None
         fleet = model.read_robots(batch["robot_input_ids"], batch["robot_attention_mask"])
         inputs = {
-            "segments": batch["chain_segments"],
+            "input_ids": batch["chain_input_ids"],
+            "attention_mask": batch["chain_attention_mask"],
+            "generated_mask": batch["chain_generated_mask"],
             "image_features": features,
             "image_mask": batch.get("image_mask"),
             "fleet": fleet,
@@ -56,7 +57,7 @@ class ReasoningStageModule(StageModule):
             "select": True,
         }
         ids, mentions = self._mixed(batch, inputs, progress * self.sampling_share)
-        output = model(input_ids=ids, mention_index=mentions, select_reasoned=True, **inputs)
+        output = model(generated_ids=ids, mention_index=mentions, select_reasoned=True, **inputs)
         losses = chain_losses(model, output, batch)
         validity = self._validity(output, batch)
         robot_mask = batch["robot_index"] >= 0
@@ -87,11 +88,11 @@ class ReasoningStageModule(StageModule):
     @torch.no_grad()
     def _mixed(self, batch: Batch, inputs: dict[str, object], share: float) -> tuple[Tensor, Tensor]:
         """The chain's input tokens with a share replaced by what the model would have written there."""
-        ids, mentions = batch["chain_input_ids"], batch["chain_mention_index"]
+        ids, mentions = batch["chain_generated_ids"], batch["chain_mention_index"]
         if share <= 0:
             return ids, mentions
         model = self.model
-        output = model(input_ids=ids, mention_index=mentions, **inputs)
+        output = model(generated_ids=ids, mention_index=mentions, **inputs)
         hidden = model.reasoning.refine(output.text_hidden)[:, :-1]
         swap = (batch["chain_labels"][:, 1:] >= 0) & (batch["chain_draws"][:, 1:] < share)
         ids, mentions = ids.clone(), mentions.clone()
@@ -159,7 +160,7 @@ class Reasoning(Stage):
         rng = np.random.default_rng(seed)
         batch, tasks, fleets = selection_inputs(processor, records, seed, self.image_dropout, self.task_dropout)
         written, ends, valid, places = [], [], [], []
-        for record, fleet, task in zip(records, fleets, tasks, strict=True):
+        for record, fleet in zip(records, fleets, strict=True):
             steps, wrong = list(record.reasoning), -1
             if seed is not None and rng.random() < self.corrupted_share:
                 wrong = int(rng.choice(_CORRUPTIBLE))
@@ -169,21 +170,20 @@ class Reasoning(Stage):
                 else:
                     steps[wrong] = _plain(other.reasoning[wrong])
             written.append(_written(processor, steps, record, fleet.names))
-            head = len(processor.words(task)) + 1
-            step_ends, unit = _steps(processor, written[-1][0])
-            ends.append([head + e for e in step_ends])
+            closes, spans = _steps(processor, written[-1][0])
+            ends.append(closes)
             valid.append([float(i != wrong) for i in range(len(STEPS))])
-            places.append((head, unit, wrong))
-        texts = processor.texts(tasks, written, start="<|reasoning_start|>")
+            places.append((spans, wrong))
+        texts = processor.texts(tasks) | processor.generated(written, start="<|reasoning_start|>")
         labels = texts["labels"]
         length = labels.shape[1]
         environment = torch.zeros(labels.shape, dtype=torch.bool)
-        for i, (head, unit, wrong) in enumerate(places):
+        for i, (spans, wrong) in enumerate(places):
             if wrong >= 0:
-                labels[i, head + unit[wrong][0] : head + unit[wrong][1]] = -100
-            environment[i, head + unit[_ENVIRONMENT_STEP][0] : head + unit[_ENVIRONMENT_STEP][1]] = True
+                labels[i, slice(*spans[wrong])] = -100
+            environment[i, slice(*spans[_ENVIRONMENT_STEP])] = True
         batch |= {f"chain_{name}": value for name, value in texts.items()}
-        batch["environment_mask"] = environment & (texts["segments"] == GENERATED)
+        batch["environment_mask"] = environment & texts["generated_mask"]
         batch["step_ends"] = torch.tensor([[e if e < length else -1 for e in row] for row in ends])
         batch["step_valid"] = torch.tensor(valid)
         batch["chain_draws"] = torch.from_numpy(rng.random(labels.shape, dtype=np.float32))
@@ -237,8 +237,8 @@ def _written(
 
 
 def _steps(processor: EmberVLMProcessor, ids: Sequence[int]) -> tuple[list[int], list[tuple[int, int]]]:
-    """Where the four steps of written ids close, and the span of each."""
+    """Where the steps of a chain close, and the span of each, counted with the opening token."""
     end = list(ids).index(processor.ids["<|reasoning_end|>"])
-    closes = [i for i, t in enumerate(ids[: end + 1]) if t in (processor.ids["<|step|>"], ids[end])]
-    starts = [0, *(c + 1 for c in closes[:-1])]
+    closes = [i + 1 for i, t in enumerate(ids[: end + 1]) if t in (processor.ids["<|step|>"], ids[end])]
+    starts = [1, *(c + 1 for c in closes[:-1])]
     return closes, list(zip(starts, closes, strict=True))

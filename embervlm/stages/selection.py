@@ -18,6 +18,7 @@ from embervlm.stages.base import Batch, Gather, Stage, StageModule
 from embervlm.stages.losses import language_loss, pointer_loss, selection_losses
 
 _CHAIN = "chain_"
+_TEXT_KEYS = ("input_ids", "attention_mask", "generated_ids", "generated_mask", "mention_index")
 
 
 class RobotSelectionModule(StageModule):
@@ -39,10 +40,9 @@ class RobotSelectionModule(StageModule):
         for prefix, rows in ((_CHAIN, slice(0, chained)), ("", slice(chained, None))):
             if f"{prefix}input_ids" not in batch:
                 continue
+            text = {k: batch.get(f"{prefix}{k}") for k in _TEXT_KEYS}
             output = model(
-                input_ids=batch[f"{prefix}input_ids"],
-                segments=batch[f"{prefix}segments"],
-                mention_index=batch.get(f"{prefix}mention_index"),
+                **text,
                 image_features=None if features is None else features[rows],
                 image_mask=None if features is None else batch["image_mask"][rows],
                 fleet=fleet,
@@ -122,7 +122,7 @@ class RobotSelection(Stage):
         batch, tasks, fleets = selection_inputs(processor, chosen, seed, self.image_dropout, self.task_dropout)
         if chained:
             written = [chain_text(processor, r, f) for r, f in zip(chosen[:chained], fleets[:chained], strict=True)]
-            texts = processor.texts(tasks[:chained], written, start="<|reasoning_start|>")
+            texts = processor.texts(tasks[:chained]) | processor.generated(written, start="<|reasoning_start|>")
             batch |= {f"{_CHAIN}{name}": value for name, value in texts.items()}
         if chained < len(chosen):
             batch |= processor.texts(tasks[chained:])
