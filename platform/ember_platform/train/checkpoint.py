@@ -66,7 +66,11 @@ class RunState:
     @classmethod
     def from_json(cls, text: str) -> RunState:
         """The inverse of `to_json`."""
-        values = json.loads(text)
+        return cls.from_mapping(json.loads(text))
+
+    @classmethod
+    def from_mapping(cls, values: dict[str, Any]) -> RunState:
+        """The inverse of `dataclasses.asdict`."""
         return cls(**{**values, "best": Best(**values["best"])})
 
     def to_json(self) -> str:

@@ -68,6 +68,7 @@ class Job:
         save_model: writes the model folder; called on every rank.
         report: (metrics, checkpoint folder or None, its name) → hands both over; called on every rank.
         observers: called on every rank after each step with the position and that step's row as this rank knows it.
+        log: takes a history row every `log_every` steps and at each validation (rank 0).
         say: prints a line of progress (rank 0).
     """
 
@@ -86,6 +87,7 @@ class Job:
     save_model: Callable[[Path], None]
     report: Callable[[dict[str, float], Path | None, str], None]
     observers: list[Observer] = field(default_factory=list)
+    log: Callable[[Row], None] = lambda row: None
     say: Callable[[str], None] = print
 
 
@@ -193,7 +195,7 @@ class _Phase:
             observer(info, row)
         if self.state.step % self.job.settings.log_every == 0:
             self.flush()
-            self.say(self.history[-1])
+            self.tell()
 
     def flush(self) -> None:
         """Move pending rows to the history, their losses averaged over the ranks that have them."""
@@ -229,7 +231,7 @@ class _Phase:
         else:
             self.job.report(self.report_metrics(metrics, improved), None, state.name)
         if metrics:
-            self.say(self.history[-1])
+            self.tell()
 
     def due(self, every: int | None, info: StepInfo) -> bool:
         """Whether something that happens every so many steps (None: each epoch) happens now."""
@@ -279,14 +281,16 @@ class _Phase:
                 f"{self.plan.steps} steps; the shards are not those that the plan was made of, prepare the data again"
             )
 
-    def say(self, row: Row) -> None:
-        """A line of progress."""
+    def tell(self) -> None:
+        """Log the last row, and print it as a line of progress."""
         if collectives.rank() != 0:
             return
+        row = self.history[-1]
+        self.job.log(row)
         recent = [r for r in self.history[-self.job.settings.log_every :] if r["phase"] == self.phase]
-        rate = sum(r["samples"] for r in recent) / max(1e-9, sum(r["seconds"] for r in recent))
-        spent = sum(r["seconds"] for r in recent) / len(recent)
-        left = round((self.plan.steps - self.state.step) * spent)
+        spent = sum(r["seconds"] for r in recent)
+        rate = sum(r["samples"] for r in recent) / max(1e-9, spent)
+        left = round((self.plan.steps - self.state.step) * spent / len(recent))
         parts = [f"stage {self.job.number} {self.plan.name}", f"step {self.state.step}/{self.plan.steps}"]
         parts += [f"loss {row['loss']:.4f}", f"lr {row['lr']:.2e}", f"{rate:.1f} samples/s"]
         parts += [f"{name[4:]} {value:.4f}" for name, value in row.items() if name.startswith("val_")]

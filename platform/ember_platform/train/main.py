@@ -1,0 +1,64 @@
+"""What both training jobs do: parse, plan, run, print; errors that a user can act on as one line."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+from collections.abc import Sequence
+from types import FrameType
+
+from ember_platform.config import ConfigError
+from ember_platform.data.manifest import DataError
+from ember_platform.storage import StorageError
+from ember_platform.train import flags, folders
+from ember_platform.train.loop import TrainingError
+from ember_platform.train.pipeline import closing_lines, run_pipeline
+from ember_platform.train.plan import PlanError, first_model, plan_lines, wanted_stages
+from ember_platform.train.stage_run import last_checkpoint
+
+#: Faults of configuration, data or cluster: their message is meant for the user, a traceback would bury it.
+_TOLD = (ConfigError, DataError, PlanError, StorageError, TrainingError)
+
+
+def main(made: argparse.ArgumentParser, arguments: Sequence[str] | None = None) -> int:
+    """Run a training job; returns its exit code: 0 all done, 1 with problems, 2 could not be done, 130 interrupted."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    request: flags.Request | None = None
+    try:
+        request = flags.parse(made, arguments)
+        if request.dry_run:
+            numbers = wanted_stages(request.config, request.stages)
+            start = first_model(request.config, numbers, request.resume_from)
+            print("\n".join(plan_lines(request.config, numbers, start)))
+            return 0
+        outcome = run_pipeline(request.config, request.stages, resume_from=request.resume_from, say=_say)
+    except _TOLD as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        return 2
+    except KeyboardInterrupt:
+        print(_where_it_stands(request), file=sys.stderr, flush=True)
+        return 130
+    print("\n".join(closing_lines(request.config, outcome)), flush=True)
+    return 1 if outcome.problems else 0
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    """SIGTERM (`ray job stop`) as Ctrl-C: the last checkpoint stays, the tracking run is closed."""
+    raise KeyboardInterrupt
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+def _where_it_stands(request: flags.Request | None) -> str:
+    """What an interrupted run leaves."""
+    if request is None:
+        return "interrupted before anything was done"
+    found = [
+        kept
+        for stage in wanted_stages(request.config, request.stages)
+        if (kept := last_checkpoint(folders.stage_dir(request.config.output_dir, stage))) is not None
+    ]
+    return f"interrupted; the same command goes on from {found[-1] if found else 'the beginning'}"

@@ -1,0 +1,108 @@
+"""What is done to a stage's model outside its training: made, finished, evaluated, asked. Runs in one actor."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ember_platform import storage
+from ember_platform.config import RunConfig
+from ember_platform.data.manifest import Manifest
+from ember_platform.train import folders, setup
+
+QUESTION = "inspect the hull below the waterline"
+
+
+class ModelDesk:
+    """The process that holds models while no worker trains; one for a whole pipeline, so that imports are paid once."""
+
+    def __init__(self, config: RunConfig, data_dir: str) -> None:
+        import torch
+
+        self.config = config
+        self.data_dir = data_dir
+        torch.set_num_threads(len(os.sched_getaffinity(0)))
+
+    def begin(self, folder: str) -> str:
+        """Write the untrained model and its processor to a folder, unless they are there; returns the folder."""
+        if not storage.exists(storage.join(folder, "config.json")):
+            model, processor = setup.new_model(self.config)
+            self._save(model, processor, folder)
+        return folder
+
+    def finish(self, stage: int, best: str, final: str) -> None:
+        """The best checkpoint's model, calibrated on validation records, as the stage's end product."""
+        from embervlm.stages import get_stage
+
+        definition = get_stage(stage)
+        manifest = Manifest.load(self.data_dir)
+        with self._loaded(best) as (model, processor):
+            records = setup.split_records(manifest, stage, "validation", None, self.config.seed)
+            module = definition.module(model)
+            module.eval()
+            definition.finish(module, processor, records)
+            self._save(model, processor, final)
+
+    def evaluate(self, stage: int, folder: str, config_digest: str, data_digest: str) -> tuple[dict[str, Any], str]:
+        """The content of metrics.json for a model on the test split, and the same as a table."""
+        from embervlm.evaluation import evaluate_stage, format_table, write_metrics
+
+        manifest = Manifest.load(self.data_dir)
+        options = self.config.evaluation
+        test = setup.split_records(manifest, stage, "test", None, self.config.seed)
+        train = setup.split_records(manifest, stage, "train", None, self.config.seed) if options.baselines else None
+        with self._loaded(folder) as (model, processor):
+            found = evaluate_stage(
+                model,
+                processor,
+                stage,
+                test,
+                train,
+                batch_size=options.batch_size,
+                baselines=options.baselines,
+                samples=options.samples,
+                seed=self.config.seed,
+            )
+        measured = (found["samples"], found["metrics"], found["baselines"])
+        with tempfile.TemporaryDirectory(prefix="embervlm-metrics-") as temporary:
+            content = write_metrics(Path(temporary, "m.json"), stage, "test", *measured, config_digest, data_digest)
+        return content, format_table(content["metrics"], content["baselines"])
+
+    def ask(self, folder: str, stage: int) -> dict[str, Any]:
+        """One worked answer: a test record's picture and task where there is one, and what the model says."""
+        manifest = Manifest.load(self.data_dir)
+        record = None
+        if "stage3" in manifest.shards and manifest.rows(3, "test"):
+            record = setup.split_records(manifest, 3, "test", 1, self.config.seed)[0]
+        with self._loaded(folder) as (model, processor):
+            model.processor = processor
+            answer = model.select_robots(
+                image=record.image if record else None,
+                task=record.instruction if record else QUESTION,
+                fleet=record.robots if record else None,
+                top_k=3,
+                reasoning=stage >= 4,
+            )
+        shown = {key: answer[key] for key in ("robots", "team", "plan", "reasoning") if key in answer}
+        return {"task": record.instruction if record else QUESTION, "right": record.labels if record else None, **shown}
+
+    @contextlib.contextmanager
+    def _loaded(self, folder: str) -> Iterator[tuple[Any, Any]]:
+        import torch
+
+        with folders.fetched(folder) as local:
+            model, processor = setup.load_model(local)
+        model.to(torch.device(setup.device_of(self.config)))
+        model.eval()
+        yield model, processor
+
+    def _save(self, model: Any, processor: Any, folder: str) -> None:
+        with tempfile.TemporaryDirectory(prefix="embervlm-model-") as temporary:
+            local = Path(temporary, "model")
+            model.save_pretrained(local)
+            processor.save_pretrained(local)
+            folders.publish(local, folder)

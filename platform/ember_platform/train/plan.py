@@ -1,0 +1,283 @@
+"""What a run will do, and what would stop it, known before any work starts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ember_platform import storage
+from ember_platform.config import RunConfig
+from ember_platform.data.manifest import FILE, DataError, Manifest, stage_folder
+from ember_platform.data.order import steps_per_epoch
+from ember_platform.train import folders
+from ember_platform.train.checkpoint import MODEL, STATE
+
+STAGES = (0, 1, 2, 3, 4)
+_MIB = 2**20
+
+
+class PlanError(ValueError):
+    """A run that cannot work. The message names what, where, and what to do."""
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where the first stage begins: a model folder (None: a new model), or a checkpoint of that stage."""
+
+    parent: str | None
+    resume: str | None = None
+
+
+@dataclass(frozen=True)
+class PhaseRow:
+    """One phase of the plan. Memory is MiB per worker, an estimate (`memory`)."""
+
+    stage: int
+    phase: str
+    records: int
+    epochs: int
+    steps: int
+    batch_size: int
+    precision: str
+    zero_stage: int
+    trained: int
+    total: int
+    weights: float
+    gradients: float
+    optimizer: float
+    activations: float
+
+
+def wanted_stages(config: RunConfig, stages: Sequence[int]) -> list[int]:
+    """The stages to run, in order: those asked for, and 0 before 1 where the vision encoder starts untrained.
+
+    Raises:
+        PlanError: a number that is no stage, or one that the configuration does not have.
+    """
+    numbers = sorted(set(stages))
+    unknown = [n for n in numbers if n not in STAGES]
+    if unknown or not numbers:
+        raise PlanError(f"--stages: {unknown[0] if unknown else 'none'} is not one of {', '.join(map(str, STAGES))}")
+    if 1 in numbers and 0 not in numbers and "0" in config.stages and needs_warmup(config):
+        numbers.insert(0, 0)
+    for number in numbers:
+        config.stage(number)  # names the stages that there are
+    return numbers
+
+
+def needs_warmup(config: RunConfig) -> bool:
+    """Whether the vision encoder has no pretrained weights."""
+    from ember_platform.train.setup import model_config
+
+    return model_config(config).vision_weights is None
+
+
+def first_model(config: RunConfig, numbers: list[int], resume_from: str | None) -> Start:
+    """Where the first stage starts.
+
+    Raises:
+        PlanError: the parent model is missing, or `resume_from` is neither checkpoint nor model folder.
+    """
+    first = numbers[0]
+    given = _resume(resume_from, first) if resume_from else Start(None)
+    if given.parent is not None:
+        return given
+    earlier = [n for n in STAGES if n < first and str(n) in config.stages]
+    if first == 1 and not needs_warmup(config):
+        earlier = []
+    if not earlier:
+        return given
+    parent = storage.join(folders.stage_dir(config.output_dir, earlier[-1]), folders.FINAL)
+    if not storage.exists(storage.join(parent, "config.json")):
+        raise PlanError(
+            f"stage {first} starts from the model of stage {earlier[-1]}, and there is none in {parent}; run "
+            f"--stages {earlier[-1]},{first} first, or name a model folder or checkpoint with --resume_from"
+        )
+    return Start(parent, given.resume)
+
+
+def _resume(path: str, first: int) -> Start:
+    """What a user's `--resume_from` means: a checkpoint of this stage, one of an earlier stage, or a model folder."""
+    if storage.exists(storage.join(path, STATE)):
+        state = folders.read_json(storage.join(path, STATE)) or {}
+        stage = state.get("stage")
+        if stage == first:
+            return Start(None, path)
+        if isinstance(stage, int) and stage < first:
+            return Start(storage.join(path, MODEL))
+        raise PlanError(f"--resume_from {path}: a checkpoint of stage {stage}, and the first stage to run is {first}")
+    if storage.exists(storage.join(path, "config.json")):
+        return Start(path)
+    raise PlanError(f"--resume_from {path}: neither a checkpoint (no {STATE}) nor a model folder (no config.json)")
+
+
+def check(config: RunConfig, numbers: list[int]) -> None:
+    """Everything that the running cluster and this configuration must have for each other.
+
+    Raises:
+        PlanError: what is missing.
+    """
+    import ray
+
+    cluster = config.cluster
+    have = ray.cluster_resources()
+    wanted = cluster.num_workers * cluster.cpus_per_worker
+    if wanted + 0.5 > have.get("CPU", 0):
+        raise PlanError(
+            f"cluster.num_workers: {cluster.num_workers} workers of {cluster.cpus_per_worker:g} CPUs and half a CPU "
+            f"for data tasks need {wanted + 0.5:g} logical CPUs, and the cluster has {have.get('CPU', 0):g}; use fewer "
+            "workers, lower cluster.cpus_per_worker, or start the cluster with more (`ray start --num-cpus`)"
+        )
+    if cluster.use_gpu and have.get("GPU", 0) < cluster.num_workers:
+        raise PlanError(
+            f"cluster.num_workers: {cluster.num_workers} workers with a GPU each, and the cluster has "
+            f"{have.get('GPU', 0):g}; use fewer workers or cluster.use_gpu=false"
+        )
+    check_precision(config, numbers)
+
+
+def check_precision(config: RunConfig, numbers: list[int]) -> None:
+    """bf16 is asked for only where there is some. Asked on a node that would run a worker, if there is a cluster.
+
+    Raises:
+        PlanError: the processor has no bf16.
+    """
+    import ray
+
+    from ember_platform.train.precision import PrecisionError, resolve_precision
+
+    strict = [n for n in numbers if config.stage(n).precision == "bf16"]
+    if not strict:
+        return
+    device = "cuda" if config.cluster.use_gpu else "cpu"
+    field = f"stages.{strict[0]}.precision"
+    try:
+        if ray.is_initialized():
+            options = {"num_cpus": config.cluster.cpus_per_worker, "num_gpus": int(config.cluster.use_gpu)}
+            probe: Any = ray.remote(resolve_precision).options(**options)
+            ray.get(probe.remote("bf16", device, field))
+        else:
+            resolve_precision("bf16", device, field)
+    except PrecisionError as error:
+        raise PlanError(str(error)) from error
+
+
+def make_plan(config: RunConfig, numbers: list[int]) -> list[PhaseRow]:
+    """Every phase of the stages, counted.
+
+    Parameters are counted on the model itself, steps on the prepared data or, before that, on `data.counts`.
+
+    Raises:
+        PlanError: neither says how many records there will be.
+    """
+    from ember_platform.train.precision import resolve_precision
+    from ember_platform.train.setup import model_config
+    from embervlm import EmberVLM
+    from embervlm.stages import get_stage
+
+    sizes = model_config(config)
+    if sizes.text_config is None:
+        sizes.text_config = sizes.decoder_config()
+    model = EmberVLM(sizes)
+    rows = []
+    for number in numbers:
+        stage, settings = get_stage(number), config.stage(number)
+        records = train_rows(config, number)
+        for index, phase in enumerate(stage.phases):
+            stage.prepare(model, phase)
+            module = stage.module(model)
+            trained = sum(p.numel() for p in module.parameters() if p.requires_grad)
+            total = sum(p.numel() for p in module.parameters())
+            epochs = settings.epochs_of(index, len(stage.phases))
+            steps = epochs * steps_per_epoch(records, settings.batch_size)
+            wanted = "fp32" if settings.precision == "fp32" else "auto"
+            precision = resolve_precision(wanted, "cuda" if config.cluster.use_gpu else "cpu")
+            micro = settings.batch_size // config.cluster.num_workers // settings.gradient_accumulation
+            rows.append(
+                PhaseRow(
+                    stage=number,
+                    phase=f"{stage.name}/{phase}" if len(stage.phases) > 1 else stage.name,
+                    records=records,
+                    epochs=epochs,
+                    steps=min(steps, settings.max_steps or steps),
+                    batch_size=settings.batch_size,
+                    precision=precision,
+                    zero_stage=settings.zero_stage,
+                    trained=trained,
+                    total=total,
+                    **memory(trained, total, settings.zero_stage, config.cluster.num_workers),
+                    activations=activations(sizes, micro, precision),
+                )
+            )
+    return rows
+
+
+def train_rows(config: RunConfig, stage: int) -> int:
+    """Training records of a stage: counted where the data is prepared, else as `data.counts` asks for.
+
+    Raises:
+        PlanError: there is neither.
+    """
+    if storage.exists(storage.join(config.data.dir, FILE)):
+        manifest = Manifest.load(config.data.dir)
+        try:
+            return manifest.rows(stage, "train")
+        except DataError as error:
+            raise PlanError(str(error)) from error
+    counts = config.data.counts.get(stage_folder(stage))  # type: ignore[call-overload]
+    if counts is None:
+        raise PlanError(f"stage {stage}: no manifest in {config.data.dir} and no data.counts; run jobs/prepare_data.py")
+    return int(counts.train)
+
+
+def memory(trained: int, total: int, zero_stage: int, workers: int) -> dict[str, float]:
+    """MiB per worker of weights, gradients and AdamW's two moments, all fp32, divided as ZeRO divides them."""
+    share = [1, workers]
+    return {
+        "weights": total * 4 / share[zero_stage >= 3] / _MIB,
+        "gradients": trained * 4 / share[zero_stage >= 2] / _MIB,
+        "optimizer": trained * 8 / share[zero_stage >= 1] / _MIB,
+    }
+
+
+def activations(sizes: Any, micro_batch: int, precision: str, tokens: int = 160) -> float:
+    """MiB of the decoder's activations, roughly: 34·B·T·D bytes a layer in 16 bit (Korthikanti et al., 2205.05198).
+
+    `tokens` stands for image, task and chain of one sample; the vision encoder and the heads are left out.
+    """
+    text = sizes.text_config
+    width, layers = int(text.hidden_size), int(text.num_hidden_layers)
+    length = tokens + (sizes.image_size // 32) ** 2
+    return 34 * micro_batch * length * width * layers * (1 if precision == "bf16" else 2) / _MIB
+
+
+def plan_lines(config: RunConfig, numbers: list[int], start: Start) -> list[str]:
+    """The plan as text."""
+    cluster = config.cluster
+    head = ["phase", "records", "epochs", "steps", "batch", "precision", "ZeRO", "trained", "of", "MiB a worker"]
+    table = [head]
+    for row in make_plan(config, numbers):
+        parts = (row.weights, row.gradients, row.optimizer, row.activations)
+        summed = " + ".join(f"{value:.0f}" for value in parts)
+        table.append(
+            [
+                *(f"{row.stage} {row.phase}", f"{row.records}", f"{row.epochs}", f"{row.steps}", f"{row.batch_size}"),
+                *(row.precision, f"{row.zero_stage}", f"{row.trained:,}", f"{row.total:,}"),
+                f"{sum(parts):.0f} = {summed}",
+            ]
+        )
+    widths = [max(len(line[i]) for line in table) for i in range(len(head))]
+    prepared = storage.exists(storage.join(config.data.dir, FILE))
+    data = "prepared" if prepared else "not prepared yet: records as data.counts has them"
+    return [
+        f"plan of {config.name}: {config.preset}, seed {config.seed}, output in {config.output_dir}",
+        f"starts from {start.resume or start.parent or 'a new model'}",
+        f"{cluster.num_workers} workers of {cluster.cpus_per_worker:g} logical CPUs{', a GPU each' * cluster.use_gpu}",
+        f"data in {config.data.dir} ({data})",
+        "",
+        *("  ".join(f"{cell:<{width}}" for cell, width in zip(line, widths, strict=True)).rstrip() for line in table),
+        "",
+        "memory: weights + gradients + AdamW's moments (fp32, divided by ZeRO) + activations of the decoder (rough:",
+        "34·B·T·D bytes a layer in 16 bit, T = 160 + image tokens); vision encoder and framework come on top",
+    ]

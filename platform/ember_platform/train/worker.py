@@ -1,0 +1,311 @@
+"""What runs in a Ray Train worker: one stage, all its phases."""
+
+from __future__ import annotations
+
+import copy
+import os
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ember_platform.config import RunConfig
+from ember_platform.train.folders import fetched
+
+#: When this process began to import; start-up is measured from there.
+_BORN = time.time()
+
+
+@dataclass
+class Order:
+    """What the driver asks a stage's workers for.
+
+    `data_dir` has the manifest, `parent` is the model folder to start from, `resume` a checkpoint of the same stage
+    given by the user (Ray's own latest comes first), `observers` are called after each step on every rank, `sent` is
+    the time of submission.
+    """
+
+    config: RunConfig
+    stage: int
+    digest: str
+    data_dir: str
+    parent: str
+    resume: str | None = None
+    tracking_run: str | None = None
+    observers: list[Callable[..., None]] = field(default_factory=list)
+    sent: float = field(default_factory=time.time)
+
+
+def entry(config: dict[str, Any]) -> dict[str, Any]:
+    """`run`, as Ray Train calls it."""
+    return run(config["order"])
+
+
+def run(order: Order) -> dict[str, Any]:
+    """Train a stage as one of its workers.
+
+    Returns:
+        Of rank 0: `state` (a `RunState` as a mapping), the `phases`' names, `startup` (seconds per part, from
+        submission to the first step); or only `failure`, the message of an error that trying again would not cure.
+    """
+    clock = _Clock(order.sent)
+    # DeepSpeed brings its own compilers and profilers to import; none of that belongs into a step.
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    import ray.train
+    import torch
+
+    from ember_platform.train.loop import TrainingError
+
+    context = ray.train.get_context()
+    torch.set_num_threads(_threads(order.config, context.get_local_world_size()))
+    clock.mark("imports")
+    worker = _Worker(order, context, clock)
+    try:
+        state = worker.train()
+    except TrainingError as error:
+        return {"failure": str(error)}
+    phases = list(worker.stage.phases)
+    return {"state": asdict(state), "phases": phases, "startup": clock.parts, "failure": None}
+
+
+def _threads(config: RunConfig, local_workers: int) -> int:
+    from ember_platform.train.setup import threads_of
+
+    return threads_of(config, local_workers)
+
+
+class _Clock:
+    """Seconds since submission, part by part."""
+
+    def __init__(self, sent: float) -> None:
+        self.last = time.time()
+        self.parts = {"worker_start": _BORN - sent, "train_function": self.last - _BORN}
+
+    def mark(self, name: str) -> None:
+        now = time.time()
+        self.parts[name] = self.parts.get(name, 0.0) + now - self.last
+        self.last = now
+
+
+class _Worker:
+    """One rank's model, engine and hooks, made into the loop's `Job`."""
+
+    def __init__(self, order: Order, context: Any, clock: _Clock) -> None:
+        import torch
+
+        from ember_platform.data.manifest import Manifest
+        from ember_platform.train.precision import resolve_precision
+        from ember_platform.train.setup import device_of, load_model
+        from embervlm.stages import get_stage
+
+        self.order, self.clock, self.config = order, clock, order.config
+        self.rank, self.world = context.get_world_rank(), context.get_world_size()
+        self.local_world = context.get_local_world_size()
+        self.settings = self.config.stage(order.stage)
+        self.stage = get_stage(order.stage)
+        device = device_of(self.config)
+        self.device = torch.device(device, context.get_local_rank()) if device == "cuda" else torch.device(device)
+        self.precision = resolve_precision(self.settings.precision, device, f"stages.{order.stage}.precision")
+        self.manifest = Manifest.load(order.data_dir)
+        with fetched(order.parent) as folder:
+            self.model, self.processor = load_model(folder)
+        self.model.to(self.device)
+        self.module = self.stage.module(self.model)
+        # ZeRO-3 takes the weights apart, so validation and saving have a whole model of their own.
+        partitioned = self.settings.zero_stage == 3
+        self.whole = copy.deepcopy(self.module) if partitioned and self.rank == 0 else self.module
+        self.backend: Any = None
+        clock.mark("model")
+
+    # ------------------------------------------------------------- the loop's parts
+
+    def train(self) -> Any:
+        """Run the loop, from Ray's latest checkpoint, the one that was asked for, or the start."""
+        import ray.train
+
+        from ember_platform.train.loop import train
+
+        latest = ray.train.get_checkpoint()
+        log = _Log(self.order) if self.rank == 0 else None
+        try:
+            if latest is not None:
+                with latest.as_directory() as folder:
+                    return train(self.job(log), Path(folder))[0]
+            if self.order.resume is not None:
+                with fetched(self.order.resume) as local:
+                    return train(self.job(log), local)[0]
+            return train(self.job(log))[0]
+        finally:
+            if log is not None:
+                log.close()
+
+    def job(self, log: _Log | None) -> Any:
+        from ember_platform.data.reader import plan_of
+        from ember_platform.train.loop import Job, PhasePlan
+
+        self.plans = [plan_of(self.config, self.stage, phase, self.manifest) for phase in self.stage.phases]
+        self.clock.mark("order")
+        return Job(
+            number=self.stage.number,
+            digest=self.order.digest,
+            seed=self.config.seed,
+            settings=self.settings,
+            phases=[PhasePlan(name, plan.steps) for name, plan in zip(self.stage.phases, self.plans, strict=True)],
+            batches=self.batches,
+            ids=self.ids,
+            engine=self.engine,
+            prepare=lambda phase: self.stage.prepare(self.model, self.stage.phases[phase]),
+            validate=self.validate,
+            metric=self.stage.metric,
+            mode=self.stage.mode,
+            save_model=self.save_model,
+            report=self.report,
+            observers=[*self.order.observers, self._first_step],
+            log=log.put if log is not None else lambda row: None,
+            say=lambda line: print(line, flush=True),
+        )
+
+    def engine(self, phase: int) -> Any:
+        from ember_platform.train.engine import Engine, EngineSettings
+
+        settings = self.settings
+        self.clock.mark("before_engine")
+        self.backend = Engine(
+            self.module,
+            EngineSettings(
+                micro_batch=max(1, settings.batch_size // self.world // settings.gradient_accumulation),
+                accumulation=settings.gradient_accumulation,
+                weight_decay=settings.weight_decay,
+                clip=settings.clip,
+                precision=self.precision,
+                zero_stage=settings.zero_stage,
+            ),
+            self.device,
+        )
+        self.clock.mark("engine")
+        return self.backend
+
+    def batches(self, phase: int, start: int) -> Iterator[tuple[Any, list[Any]]]:
+        from ember_platform.data.reader import batches
+
+        for item in batches(
+            self.config,
+            self.stage,
+            self.stage.phases[phase],
+            self.manifest,
+            self.processor,
+            rank=self.rank,
+            world_size=self.world,
+            start_step=start,
+            plan=self.plans[phase],
+        ):
+            if "first_batch" not in self.clock.parts:
+                self.clock.mark("first_batch")
+            yield item
+
+    def _first_step(self, info: Any, row: Any) -> None:
+        if "first_step" not in self.clock.parts:
+            self.clock.mark("first_step")
+
+    def ids(self, indices: Any) -> list[str]:
+        from ember_platform.data.rows import Rows
+
+        return [r.id for r in Rows(self.manifest.paths(self.stage.number, "train")).take(indices)]
+
+    # --------------------------------------------------------- validation, saving
+
+    def validate(self) -> dict[str, float]:
+        """Rank 0 measures with all the cores that its neighbours leave while they wait."""
+        import torch
+
+        from ember_platform.train import collectives
+        from ember_platform.train.engine import autocast
+        from ember_platform.train.setup import split_records
+
+        self._make_whole()
+        metrics: dict[str, float] = {}
+        if self.rank == 0:
+            threads = torch.get_num_threads()
+            torch.set_num_threads(threads * self.local_world)
+            try:
+                records = split_records(
+                    self.manifest, self.stage.number, "validation", self.settings.eval_samples, self.config.seed
+                )
+                self.whole.eval()
+                with autocast(self.device.type, self.precision == "bf16"):
+                    metrics = self.stage.evaluate(
+                        self.whole, self.processor, records, batch_size=self.config.evaluation.batch_size
+                    )
+            finally:
+                torch.set_num_threads(threads)
+        shared: dict[str, float] = collectives.from_rank_zero(metrics)
+        return shared
+
+    def _make_whole(self) -> None:
+        """Bring the whole model up to date: every rank's statistics averaged, partitioned weights gathered."""
+        from ember_platform.train import collectives
+
+        collectives.average_buffers(self.module)
+        if self.settings.zero_stage < 3:
+            return
+        with self.backend.whole():
+            if self.rank == 0:
+                self.whole.load_state_dict(self.module.state_dict())
+
+    def save_model(self, folder: Path) -> None:
+        """A `from_pretrained` folder, written by rank 0."""
+        self._make_whole()
+        if self.rank == 0:
+            self.whole.model.save_pretrained(folder)
+            self.processor.save_pretrained(folder)
+
+    def report(self, metrics: dict[str, float], folder: Path | None, name: str) -> None:
+        """Hand metrics and checkpoint to Ray; with a checkpoint it returns once that is stored."""
+        import ray.train
+
+        if folder is None:
+            ray.train.report(metrics)
+        else:
+            checkpoint = ray.train.Checkpoint.from_directory(folder)
+            ray.train.report(metrics, checkpoint=checkpoint, checkpoint_dir_name=name)
+
+
+class _Log:
+    """Rows to the tracker, from a thread: its server may be slow, and no step waits for it."""
+
+    def __init__(self, order: Order) -> None:
+        self.order = order
+        self.rows: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
+        self.thread = threading.Thread(target=self._work, name="tracking", daemon=True)
+        self.thread.start()
+
+    def put(self, row: dict[str, Any]) -> None:
+        """Log a row of the history, soon."""
+        self.rows.put(dict(row))
+
+    def close(self) -> None:
+        """Send what is left and end the stage's runs; at most a minute is given to a server that does not answer."""
+        self.rows.put(None)
+        self.thread.join(timeout=60)
+
+    def _work(self) -> None:
+        from ember_platform.tracking import Tracker
+        from embervlm.stages import get_stage
+
+        phases = get_stage(self.order.stage).phases
+        tracker = Tracker(self.order.config, parent_run_id=self.order.tracking_run)
+        settings = self.order.config.stage(self.order.stage).model_dump(mode="json")
+        open_phase = -1
+        while (row := self.rows.get()) is not None:
+            if row["phase"] != open_phase:
+                if open_phase >= 0:
+                    tracker.end_stage()
+                open_phase = row["phase"]
+                tracker.start_stage(self.order.stage, phases[open_phase], settings)
+            numbers = {k: v for k, v in row.items() if k not in ("step", "phase", "phase_step")}
+            tracker.log_metrics(numbers, step=row["step"])
+        if open_phase >= 0:
+            tracker.end_stage()
