@@ -160,18 +160,22 @@ Drawer = Callable[[random.Random, KnownFleet], tuple[Need, str, str]]
 
 @dataclass(frozen=True)
 class Repertoire:
-    """What a fleet is asked: (need, kind, environment) and how often; the pull per robot [robots] within boards."""
+    """What a fleet is asked: (need, kind, environment) and how often, and what evens out who is able.
+
+    `pull` [robots] weights the cases of a board by exp(table @ pull), `twin_pull` those of a counterfactual.
+    """
 
     asks: tuple[tuple[Need, str, str], ...]
     often: tuple[float, ...]
     pull: FloatArray
+    twin_pull: FloatArray
 
 
 @lru_cache(maxsize=4096)
 def repertoire(fleet: KnownFleet, draw: Drawer) -> Repertoire:
     """Tasks for the fleet, weighted so that over all of them each robot is able about equally often."""
     rng = random.Random(f"repertoire|{fleet.key}|{fleet.robots[0].robot.name}")
-    asks, members, base = [], [], []
+    asks, boards, members, base = [], [], [], []
     while len(asks) < (_DEFAULT_BOARDS if fleet.default else _BOARDS):
         ask = draw(rng, fleet)
         board = make_board(fleet, ask[0], ask[2], ask[1])
@@ -181,6 +185,46 @@ def repertoire(fleet: KnownFleet, draw: Drawer) -> Repertoire:
             members.append(board.table[first].astype(float))
             base.append(np.bincount(inverse, board.weights))
             asks.append(ask)
+            boards.append(board)
     pull = _even_out(np.concatenate(members), np.concatenate(base), ABLE_SHARE, 60, _STRONGEST)
     often = tuple(float(b @ np.exp(m @ pull)) for m, b in zip(members, base, strict=True))
-    return Repertoire(tuple(asks), often, pull)
+    some = rng.choices(boards, often, k=max(96, len(boards) // 2))
+    return Repertoire(tuple(asks), often, pull, _twin_pull(rng, some, pull))
+
+
+def twin_weights(board: Board, case: int, keeps: BoolArray | None = None) -> FloatArray:
+    """How well each case [cases] serves as a counterfactual of `case`: others able, one or two facts away.
+
+    `keeps` [cases] marks those of which the same text is true. All zero: there is none.
+    """
+    differs = board.codes != board.codes[case]
+    if keeps is not None:
+        differs &= keeps
+    distance = (board.facts != board.facts[case]).sum(1)
+    # There are far more cases two facts away than one; a single change teaches most.
+    closeness = np.select([distance == 1, distance == 2], [12.0, 1.0], 0.0)
+    return board.weights * differs * closeness
+
+
+def _twin_pull(rng: random.Random, boards: list[Board], pull: FloatArray) -> FloatArray:
+    """The pull per robot [robots] within the counterfactuals of cases as they are shown."""
+    rows = []
+    for board in boards:
+        shown = board.weights * np.exp(board.table @ pull)
+        weights = twin_weights(board, rng.choices(range(len(shown)), shown.tolist())[0])
+        if weights.any():
+            found = np.flatnonzero(weights)
+            rows.append((board.table[found].astype(float), weights[found]))
+    twin_pull = np.zeros(len(pull))
+    if not rows:
+        return twin_pull
+    longest = max(len(weights) for _, weights in rows)
+    tables = np.stack([np.pad(table, ((0, longest - len(table)), (0, 0))) for table, _ in rows])
+    base = np.stack([np.pad(weights, (0, longest - len(weights))) for _, weights in rows])
+    for _ in range(40):
+        shares = base * np.exp(tables @ twin_pull)
+        shares /= shares.sum(1, keepdims=True)
+        often = np.clip(np.einsum("tc,tcr->r", shares, tables) / len(rows), 1e-4, 1 - 1e-4)
+        step = np.log(ABLE_SHARE / often) - np.log((1 - ABLE_SHARE) / (1 - often))
+        twin_pull = np.clip(twin_pull + 0.4 * step, -2 * _STRONGEST, 2 * _STRONGEST)
+    return twin_pull

@@ -99,8 +99,7 @@ def _analysis(rng: random.Random, scene: Scene, need: Need) -> str:
 
 def _assessment(rng: random.Random, scene: Scene, need: Need) -> str:
     conditions = f"{scene.environment}, {scene.weather}, {scene.light}"
-    verb = rng.choice(("is", "is"))
-    text = f"{conditions}. the {scene.target.kind} {verb} {_SITE_TEXT[scene.site]}."
+    text = f"{rng.choice(('seen', 'place'))}: {conditions}. the {scene.target.kind} is {_SITE_TEXT[scene.site]}."
     if scene.site != "underwater":
         text += f" way {scene.access}, ground {scene.terrain}"
         text += ", fire." if scene.hazard == "fire" else ", no fire."

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from embervlm.world.board import Board, BoolArray, FloatArray, make_board, repertoire
+from embervlm.world.board import Board, BoolArray, make_board, repertoire, twin_weights
 from embervlm.world.fleets import KnownFleet
 from embervlm.world.language import WORD_LIMIT, TaskText, normalised, task_text
 from embervlm.world.ontology import CATEGORIES, ENVIRONMENTS, KINDS, SIZES, Category, Need, Scene
@@ -99,9 +99,12 @@ def sample_task(
         case = rng.choices(range(len(board.cases)), pulled.tolist())[0]
         need = replace(need, stated=_stated(rng, need, board.cases[case]))
         keeps = _same_text(board, need, case)
-        other = _twin_case(rng, board, keeps, case, pulled) if pair else None
-        if pair and other is None:
-            continue
+        other = None
+        if pair:
+            twins = twin_weights(board, case, keeps) * np.exp(board.table @ stock.twin_pull)
+            if not twins.any():
+                continue
+            other = rng.choices(range(len(twins)), twins.tolist())[0]
         scene = _scene(rng, board.cases[case], kind, need)
         for _ in range(60):
             text = task_text(rng, scene, need, unseen)
@@ -125,7 +128,7 @@ def _draw(rng: random.Random, fleet: KnownFleet) -> tuple[Need, str, str]:
 def _environment(rng: random.Random, fleet: KnownFleet, kind: str) -> str:
     """An environment; one with water more often where a robot can do nothing elsewhere."""
     divers = any(known.profile.media == {"water"} for known in fleet.robots)
-    if divers and kind not in DRY_KINDS and rng.random() < 0.5:
+    if divers and kind not in DRY_KINDS and rng.random() < 0.3:
         return rng.choice(_WET)
     return rng.choice(tuple(ENVIRONMENTS))
 
@@ -161,17 +164,6 @@ def _same_text(board: Board, need: Need, case: int) -> BoolArray:
     told = [FACTS.index(f) for f in need.stated]
     same: BoolArray = (board.facts[:, told] == board.facts[case, told]).all(1)
     return same
-
-
-def _twin_case(rng: random.Random, board: Board, keeps: BoolArray, case: int, weights: FloatArray) -> int | None:
-    """A case with other able robots, one or (where one does not do) two facts away."""
-    differs = keeps & (board.weights > 0) & (board.codes != board.codes[case])
-    distance = (board.facts != board.facts[case]).sum(1)
-    near, far = (np.flatnonzero(differs & (distance == d)).tolist() for d in (1, 2))
-    found = near if near and (rng.random() < 0.7 or not far) else far
-    if not found:
-        return None
-    return rng.choices(found, weights[found].tolist())[0]
 
 
 def _scene(rng: random.Random, case: Scene, kind: str, need: Need) -> Scene:
