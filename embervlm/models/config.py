@@ -43,7 +43,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "vision_name": "repvit_m0_9",
         "vision_args": {"embed_dim": [32, 64, 128, 192], "depth": [1, 1, 3, 1]},
         "image_size": 128,
-        "text_config": _qwen3(256, 4, 4, 704, 3072),
+        "text_config": _qwen3(192, 4, 3, 528, 3072),
         "fusion_hidden": 512,
         "projection_dim": 128,
     },

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 from transformers.cache_utils import Cache, DynamicLayer
 
+from embervlm.models.attention import register
 from embervlm.models.config import EmberVLMConfig
 
 
@@ -68,7 +69,7 @@ class LanguageModel(nn.Module):
 
     def __init__(self, config: EmberVLMConfig) -> None:
         super().__init__()
-        self.decoder = AutoModelForCausalLM.from_config(config.decoder_config(), attn_implementation="sdpa")
+        self.decoder = AutoModelForCausalLM.from_config(config.decoder_config(), attn_implementation=register())
         self.width: int = self.decoder.get_input_embeddings().embedding_dim
 
     @property
@@ -79,7 +80,7 @@ class LanguageModel(nn.Module):
     def load_pretrained(self, source: str) -> None:
         """Take the weights of a folder or hub name; an error where they cannot be had, never random ones."""
         self.decoder = AutoModelForCausalLM.from_pretrained(
-            source, attn_implementation="sdpa", dtype=torch.float32, use_safetensors=True
+            source, attn_implementation=register(), dtype=torch.float32, use_safetensors=True
         )
 
     def resize(self, vocabulary: int) -> None:

@@ -1,0 +1,59 @@
+"""Attention for short sequences on a CPU, as one of transformers' attention implementations.
+
+Our sequences are short (tens of queries, a few hundred keys) and mostly masked. PyTorch's fused CPU kernel is made for long
+ones: its backward pass takes two to four times as long here as plain matrix products (`benchmarks/attention.py`
+measures it). Elsewhere, and where no gradient is needed, the fused kernel is used.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import AttentionInterface
+from transformers.integrations.sdpa_attention import repeat_kv
+
+NAME = "embervlm"
+
+
+def attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    **_: Any,
+) -> tuple[Tensor, None]:
+    """Scaled dot-product attention with a boolean mask.
+
+    Args:
+        query: (B, H, Q, d). key, value: (B, K heads, K, d).
+        attention_mask: (B, 1, Q, K) True where a query may attend.
+
+    Returns:
+        (B, Q, H, d) and None in place of the weights.
+    """
+    groups = getattr(module, "num_key_value_groups", 1)
+    key, value = repeat_kv(key, groups), repeat_kv(value, groups)
+    if query.device.type == "cpu" and query.requires_grad:
+        scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+        dtype = value.dtype
+        scores = (query.to(dtype) * scale) @ key.to(dtype).transpose(2, 3)
+        if attention_mask is not None:
+            scores = scores.masked_fill(~attention_mask, -1e4)
+        weights = F.dropout(scores.softmax(dim=-1), dropout, module.training)
+        output = weights.to(dtype) @ value
+    else:
+        output = F.scaled_dot_product_attention(
+            query, key.to(query.dtype), value.to(query.dtype), attn_mask=attention_mask, dropout_p=dropout, scale=scaling
+        )
+    return output.transpose(1, 2).contiguous(), None
+
+
+def register() -> str:
+    """Make the implementation known to transformers (once) and return its name."""
+    AttentionInterface.register(NAME, attention)
+    return NAME
