@@ -109,7 +109,7 @@ class _Pipeline:
             if number == 2 and self.config.teacher.model:
                 from ember_platform.train.teach import teach
 
-                data_dir = teach(self.config, self.manifest, say=self.say)
+                data_dir = teach(self.config, self.manifest, parent, say=self.say)
             resume = start.resume if number == numbers[0] else None
             parent = self.stage(number, parent, data_dir, resume)
             self.outcome.stages.append(number)
