@@ -117,7 +117,12 @@ class Board:
 
 def make_board(fleet: KnownFleet, need: Need, environment: str, kind: str) -> Board | None:
     """The balanced board of a task, or None where fewer than two sets of able robots are possible."""
-    dry = kind in DRY_KINDS
+    asked = Need("inspect", need.carries, need.hands, need.fast, need.enduring)
+    return _board(fleet, asked, environment, kind in DRY_KINDS)
+
+
+@lru_cache(maxsize=8192)
+def _board(fleet: KnownFleet, need: Need, environment: str, dry: bool) -> Board | None:
     columns = []
     for known in fleet.robots:
         p = known.profile
@@ -146,11 +151,12 @@ def _even_out(members: FloatArray, base: FloatArray, goal: float, rounds: int, s
     """The pull per robot [robots] with which sets [sets, robots], weighted base · exp(members @ pull), hold every
     robot about equally often."""
     pull = np.zeros(members.shape[1])
+    aim = np.log(goal / (1 - goal))
     for _ in range(rounds):
         shares = base * np.exp(members @ pull)
-        often = np.clip(shares @ members / shares.sum(), 1e-4, 1 - 1e-4)
-        step = np.log(goal / often) - np.log((1 - goal) / (1 - often))
-        pull = np.clip(pull + 0.4 * step, -strongest, strongest)
+        often = shares @ members / shares.sum()
+        step = aim - np.log((often + 1e-4) / (1.0001 - often))
+        pull = np.minimum(np.maximum(pull + 0.4 * step, -strongest), strongest)
     return pull
 
 
@@ -188,7 +194,7 @@ def repertoire(fleet: KnownFleet, draw: Drawer) -> Repertoire:
             boards.append(board)
     pull = _even_out(np.concatenate(members), np.concatenate(base), ABLE_SHARE, 60, _STRONGEST)
     often = tuple(float(b @ np.exp(m @ pull)) for m, b in zip(members, base, strict=True))
-    some = rng.choices(boards, often, k=max(96, len(boards) // 2))
+    some = rng.choices(boards, often, k=max(64, len(boards) // 2))
     return Repertoire(tuple(asks), often, pull, _twin_pull(rng, some, pull))
 
 
@@ -221,7 +227,7 @@ def _twin_pull(rng: random.Random, boards: list[Board], pull: FloatArray) -> Flo
     longest = max(len(weights) for _, weights in rows)
     tables = np.stack([np.pad(table, ((0, longest - len(table)), (0, 0))) for table, _ in rows])
     base = np.stack([np.pad(weights, (0, longest - len(weights))) for _, weights in rows])
-    for _ in range(40):
+    for _ in range(25):
         shares = base * np.exp(tables @ twin_pull)
         shares /= shares.sum(1, keepdims=True)
         often = np.clip(np.einsum("tc,tcr->r", shares, tables) / len(rows), 1e-4, 1 - 1e-4)

@@ -23,7 +23,7 @@ SOURCE = "emberworld"
 PAIR_SHARE = {"train": 0.35, "validation": 0.5, "test": 0.5}
 DEFAULT_SHARE = 0.3
 #: Raised whenever the same arguments would make other records.
-GENERATOR_VERSION = 1
+GENERATOR_VERSION = 2
 
 
 def build(

@@ -25,7 +25,7 @@ SEED = 5
 
 
 @lru_cache(maxsize=32)
-def records(split: str, kind: str, count: int = 1200, fleets: int = 40) -> tuple[Record, ...]:
+def records(split: str, kind: str, count: int = 600, fleets: int = 12) -> tuple[Record, ...]:
     return tuple(build(split, kind, count, SEED, images=False, fleets=fleets))
 
 
@@ -67,7 +67,7 @@ def test_wrong_arguments_are_named() -> None:
 def test_splits_share_no_task_text_and_no_scene() -> None:
     texts: dict[str, set[str]] = {}
     for split in ("train", "validation", "test"):
-        both = [*records(split, "selection"), *records(split, "reasoning", 400)]
+        both = [*records(split, "selection"), *records(split, "reasoning", 200)]
         texts[split] = {normalised(r.instruction) for r in both}
         assert all(split_of(r.instruction) == split for r in both)
     assert not texts["train"] & texts["test"]
@@ -78,7 +78,7 @@ def test_splits_share_no_task_text_and_no_scene() -> None:
 def test_unseen_things_occur_in_the_test_split_only() -> None:
     for split in ("train", "validation"):
         for kind in ("caption", "instruction", "selection"):
-            assert not any(r.tags["wording_unseen"] for r in records(split, kind, 1200 if kind == "selection" else 300))
+            assert not any(r.tags["wording_unseen"] for r in records(split, kind, 600 if kind == "selection" else 300))
         assert not any(r.tags["robots_unseen"] for r in selections(split))
     assert 0.4 < np.mean([r.tags["wording_unseen"] for r in selections()]) < 0.6
     assert 0.25 < np.mean([r.tags["robots_unseen"] for r in selections()]) < 0.5
@@ -88,7 +88,7 @@ def test_unseen_things_occur_in_the_test_split_only() -> None:
 
 
 def test_labels_are_some_of_the_fleet_and_the_chain_says_so() -> None:
-    for record in (*selections(), *records("train", "reasoning", 400)):
+    for record in (*selections(), *records("train", "reasoning", 200)):
         names = Fleet.of(record.robots).names
         assert 0 < len(record.labels) < len(names)
         assert set(record.labels) < set(names)
@@ -160,7 +160,7 @@ CUES: dict[str, Callable[[list[dict[str, Any]], str], Sequence[float]]] = {
 
 @pytest.mark.parametrize("cue", CUES)
 def test_no_surface_cue_finds_the_robot(cue: str) -> None:
-    found = records("train", "selection", 4000, fleets=120)
+    found = records("train", "selection", 2500, fleets=60)
     hits, chance = [], []
     for record in found:
         values = np.array(CUES[cue](record.robots, record.instruction), float)
@@ -171,7 +171,7 @@ def test_no_surface_cue_finds_the_robot(cue: str) -> None:
 
 
 def test_no_robot_of_a_fleet_is_a_good_guess() -> None:
-    found = build("train", "selection", 4000, SEED, images=False, fleets=8)
+    found = build("train", "selection", 2000, SEED, images=False, fleets=6)
     fleets: dict[str, list[Record]] = {}
     for record in found:
         fleets.setdefault(record.tags["fleet"], []).append(record)
