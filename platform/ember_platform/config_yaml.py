@@ -140,7 +140,7 @@ def explain(error: ValidationError, model: type[BaseModel], origins: Origins, fi
         if fault["type"] == "extra_forbidden":
             known = list(owner.model_fields) if owner else []
             close = difflib.get_close_matches(path[-1], known, 1)
-            hint = f"; did you mean {close[0]!r}?" if close else ""
+            hint = f"; did you mean {close[0]!r}?" if close else "."
             lines[dotted] = f"{origin}: {dotted}: unknown key{hint} Known here: {', '.join(sorted(known))}"
             continue
         message = str(fault["msg"]).removeprefix("Value error, ")

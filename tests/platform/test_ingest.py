@@ -1,0 +1,175 @@
+"""From a source to shards: what is refused, what is kept, what is done again."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from ember_platform.config import RunConfig
+from ember_platform.data.ingest import Note, prepare
+from ember_platform.data.manifest import DataError, Manifest
+from ember_platform.data.rows import Rows
+from ember_platform.data.sources import READERS, ShardSpec
+from embervlm.data.schema import Record
+from embervlm.fleet import default_fleet
+
+
+def picture(number: int, size: int = 32) -> bytes:
+    sink = io.BytesIO()
+    Image.new("RGB", (size, size), (number % 256, 90, 30)).save(sink, "JPEG")
+    return sink.getvalue()
+
+
+def good(spec: ShardSpec, number: int) -> Record:
+    return Record(
+        id=f"{spec.split}-{number}",
+        source="emberworld",
+        kind=spec.kind,
+        split=spec.split,
+        image=picture(number),
+        instruction="carry the crate",
+        response="a crate",
+        reasoning=["one", "two", "three", "four"],
+        robots=default_fleet().to_dicts(),
+        labels=["Drone"],
+        tags={"number": number},
+    )
+
+
+def reader(spec: ShardSpec) -> Iterator[Record]:
+    return (good(spec, n) for n in range(spec.start, spec.start + spec.count))
+
+
+def spoiled(**changes: object) -> Callable[[ShardSpec], Iterator[Record]]:
+    """Good records, but the fourth of training has these fields."""
+
+    def read(spec: ShardSpec) -> Iterator[Record]:
+        for record in reader(spec):
+            if record.id == "train-3":
+                record.__dict__.update(changes)
+            yield record
+
+    return read
+
+
+def config(folder: Path, **data: object) -> RunConfig:
+    counts = {"train": 20, "validation": 4, "test": 4}
+    return RunConfig.model_validate(
+        {"data": {"dir": str(folder), "counts": {"stage3": counts}, "shard_rows": 8, "max_bad_share": 0.1, **data}}
+    )
+
+
+class Serial:
+    """Makes shards here, and remembers which."""
+
+    def __init__(self) -> None:
+        self.made: list[str] = []
+
+    def __call__(self, specs: list[ShardSpec], make: Callable[[ShardSpec], Note]) -> Iterable[Note]:
+        for spec in specs:
+            self.made.append(spec.path)
+            yield make(spec)
+
+
+def run(folder: Path, read: object = reader, serial: Serial | None = None, **data: object) -> Manifest:
+    readers = {**READERS, "emberworld": read}
+    return prepare(config(folder, **data), runner=serial or Serial(), readers=readers, say=lambda line: None)  # type: ignore[arg-type]
+
+
+def test_records_come_back_as_they_went_in(tmp_path: Path) -> None:
+    manifest = run(tmp_path)
+    assert manifest.counts()["stage3"] == {"train": 20, "validation": 4, "test": 4}
+    assert Manifest.load(str(tmp_path)).digest == manifest.digest
+    rows = Rows(manifest.paths(3, "train"))
+    spec = ShardSpec("emberworld", "stage3", "train", 0, "selection", 0, 20, 0, 32, "", 1)
+    assert len(rows) == 20
+    assert rows[11] == good(spec, 11)
+    assert [r.tags["number"] for r in rows.take([19, 0, 8, 0])] == [19, 0, 8, 0]
+    assert [r.id for r in rows] == rows.column("id") == [r.id for r in rows.texts()]
+    assert rows[-1].id == "train-19"
+    assert [r.id for r in rows[7:9]] == ["train-7", "train-8"]
+    with pytest.raises(IndexError):
+        rows[20]
+
+
+def test_a_second_run_does_nothing_and_a_killed_one_goes_on(tmp_path: Path) -> None:
+    first = run(tmp_path)
+    contents = {p: p.read_bytes() for p in tmp_path.rglob("*.parquet")}
+    again = Serial()
+    assert run(tmp_path, serial=again).digest == first.digest
+    assert again.made == []
+
+    (tmp_path / "manifest.json").unlink()
+    (tmp_path / "stage3/train/shard-00001.parquet").unlink()
+    (tmp_path / "stage3/test/shard-00000.parquet").write_bytes(b"half a sh")
+    again = Serial()
+    assert run(tmp_path, serial=again).digest == first.digest
+    assert again.made == ["stage3/train/shard-00001.parquet", "stage3/test/shard-00000.parquet"]
+    assert {p: p.read_bytes() for p in tmp_path.rglob("*.parquet")} == contents
+
+    (tmp_path / "manifest.json").write_text("{")
+    again = Serial()
+    assert run(tmp_path, serial=again).digest == first.digest
+    assert again.made == []
+
+
+def test_fewer_records_leave_no_old_shard_behind(tmp_path: Path) -> None:
+    run(tmp_path)
+    manifest = run(tmp_path, counts={"stage3": {"train": 8, "validation": 4, "test": 4}})
+    assert len(list((tmp_path / "stage3/train").glob("*.parquet"))) == 1
+    assert manifest.rows(3, "train") == 8
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"image": picture(1)[:200]}, "image: cannot be decoded"),
+        ({"image": b""}, "image: zero bytes"),
+        ({"image": b"<html>not found</html>"}, "image: cannot be decoded"),
+        ({"image": picture(1, 4000)}, "image: 4000×4000 pixels are more than"),
+        ({"instruction": "  "}, "instruction: empty text"),
+        ({"labels": ["Dron"]}, "labels: unknown robot 'Dron'"),
+        ({"robots": []}, "robots: fleet: empty"),
+        ({"kind": "caption"}, "kind: 'caption' where 'selection' is read"),
+        ({"id": "train-2"}, "id: given twice"),
+        ({"plan": [{"order": 1, "subtask": "go", "robot": "Nobody"}]}, "plan[0].robot: unknown robot"),
+        ({"plan": [{"order": "first", "subtask": "go", "robot": "Drone"}]}, "schema: "),
+    ],
+)
+def test_a_bad_row_is_set_aside_with_its_reason(tmp_path: Path, changes: dict[str, object], reason: str) -> None:
+    manifest = run(tmp_path, spoiled(**changes), max_image_pixels=1_000_000)
+    assert manifest.rows(3, "train") == 19
+    (row,) = pq.read_table(tmp_path / "quarantine.parquet").to_pylist()
+    assert (row["source"], row["line"], row["split"]) == ("emberworld", 3, "train")
+    assert row["reason"].startswith(reason)
+    assert sum(manifest.quarantined.values()) == 1
+
+
+def test_too_many_bad_rows_stop_the_ingest(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"1 of 28 rows of emberworld .* line 3: labels: unknown robot 'X'"):
+        run(tmp_path, spoiled(labels=["X"]), max_bad_share=0.01)
+    assert not (tmp_path / "manifest.json").exists()
+    assert (tmp_path / "quarantine.parquet").exists()
+
+
+def test_a_manifest_that_is_missing_damaged_or_lacks_a_stage(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"no such manifest; run jobs/prepare_data\.py"):
+        Manifest.load(str(tmp_path))
+    manifest = run(tmp_path)
+    with pytest.raises(DataError, match="no records of stage1"):
+        manifest.paths(0, "train")
+    path = tmp_path / "manifest.json"
+    content = json.loads(path.read_text())
+    content["stages"]["stage3"]["train"][0]["rows"] = 7
+    path.write_text(json.dumps(content))
+    with pytest.raises(DataError, match="damaged"):
+        Manifest.load(str(tmp_path))
+    (tmp_path / "stage3/train/shard-00000.parquet").unlink()
+    with pytest.raises(DataError, match=r"shard-00000\.parquet: no such shard"):
+        Rows(manifest.paths(3, "train"))
