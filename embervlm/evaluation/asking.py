@@ -47,9 +47,14 @@ class Asker:
 
     def select(self, requests: list[dict[str, Any]], reasoning: bool = False) -> list[dict[str, Any]]:
         """One answer per request: `{"robots": [{"robot", "confidence"}…], "team", "plan", "reasoning", "scores"}`."""
-        answers = self.model.select_many(requests, reasoning=reasoning, batch_size=self.batch_size)
-        if len(answers) != len(requests):
-            raise MetricError(f"select_many gave {len(answers)} answers to {len(requests)} requests")
+        # A batch reads each distinct robot once, so that requests with one fleet belong together.
+        order = sorted(range(len(requests)), key=lambda i: [str(robot["name"]) for robot in requests[i]["fleet"]])
+        given = self.model.select_many([requests[i] for i in order], reasoning=reasoning, batch_size=self.batch_size)
+        if len(given) != len(requests):
+            raise MetricError(f"select_many gave {len(given)} answers to {len(requests)} requests")
+        answers: list[dict[str, Any]] = [{}] * len(requests)
+        for place, answer in zip(order, given, strict=True):
+            answers[place] = answer
         return answers
 
     def images(self, images: Sequence[Any]) -> NDArray[Any]:

@@ -20,12 +20,13 @@ from embervlm.evaluation import metrics as m
 from embervlm.evaluation.asking import Asker, as_arrays, request, subset
 from embervlm.evaluation.selection import (
     Figures,
+    ask_all_ways,
     default_fleet_figures,
     intervals,
     measured,
     predictions,
     selection_figures,
-    withheld,
+    words_only,
 )
 from embervlm.world.chains import parse_chain
 
@@ -162,7 +163,8 @@ def evaluate_reasoning(
     """Stage 3's figures with the chain (plain names) and without (`…_without_reasoning`), and the chain's own."""
     raw = asker.select([request(r) for r in records], reasoning=True)
     answers = as_arrays(records, raw)
-    direct = as_arrays(records, asker.select([request(r) for r in records]))
+    directly, compared = ask_all_ways(asker, records, with_baselines, seed)
+    direct = as_arrays(records, directly)
     figures = selection_figures(answers, records)
     flat, robots = default_fleet_figures(answers, records)
     without = selection_figures(direct, records)
@@ -180,15 +182,13 @@ def evaluate_reasoning(
         "predictions": [
             {**row, "plan": answer["plan"], "first_without_reasoning": other["first"]}
             for row, answer, other in zip(
-                predictions(answers, records, raw), raw, predictions(direct, records, raw), strict=True
+                predictions(answers, records, raw), raw, predictions(direct, records, directly), strict=True
             )
         ],
     }
     base: Figures = {}
     if with_baselines:
-        given = withheld(asker, records, seed)  # answered without a chain: compare with …_without_reasoning
-        if train:
-            given.update(majority=b.majority(train, records), tfidf=b.tfidf(train, records))
-        for name, theirs in given.items():
+        compared.update(words_only(records, train))  # all without a chain: compare with …_without_reasoning
+        for name, theirs in compared.items():
             base.update({f"{name}_{key}": value for key, value in b.answer_figures(theirs, records).items()})
     return figures, base, tables

@@ -127,41 +127,46 @@ def predictions(answers: b.Answers, records: Sequence[Record], raw: Sequence[dic
     return rows
 
 
-def withheld(asker: Asker, records: Sequence[Record], seed: int = 0) -> dict[str, b.Answers]:
-    """The same model with its eyes shut (text only), without the task (image only), and before another picture."""
-    ways = {"text_only": [request(r, image=None) for r in records]}
-    if any(r.image is not None for r in records):
-        ways["image_only"] = [request(r, task=UNKNOWN_TASK) for r in records]
+def ask_all_ways(
+    asker: Asker, records: Sequence[Record], with_baselines: bool, seed: int = 0
+) -> tuple[list[dict[str, Any]], dict[str, b.Answers]]:
+    """The model's answers, and those of the same model with something withheld.
+
+    The baselines: its eyes shut (text only), without the task (image only), before another picture. All are asked
+    in one go, so that a fleet that they share is read once and not four times.
+    """
+    ways = {"own": [request(r) for r in records]}
+    if with_baselines and any(r.image is not None for r in records):  # else text only is the model's own figure again
         strangers = other_images(records, seed)
+        ways["text_only"] = [request(r, image=None) for r in records]
+        ways["image_only"] = [request(r, task=UNKNOWN_TASK) for r in records]
         ways["shuffled_image"] = [request(r, image=image) for r, image in zip(records, strangers, strict=True)]
-    else:
-        del ways["text_only"]  # every record is text already: it would be the model's own figure again
-    return {name: as_arrays(records, asker.select(requests)) for name, requests in ways.items()}
+    raw = asker.select([one for requests in ways.values() for one in requests])
+    parts = {name: raw[i * len(records) : (i + 1) * len(records)] for i, name in enumerate(ways)}
+    own = parts.pop("own")
+    return own, {name: as_arrays(records, part) for name, part in parts.items()}
 
 
-def baseline_figures(
-    asker: Asker | None, records: Sequence[Record], train: Sequence[Record] | None, seed: int = 0
-) -> tuple[Figures, dict[str, b.Answers]]:
-    """Flat figures `<baseline>_<figure>` of every baseline that can be measured, and their answers."""
-    answers: dict[str, b.Answers] = {}
-    if train:
-        answers["majority"] = b.majority(train, records)
-        answers["tfidf"] = b.tfidf(train, records)
-    if asker is not None:
-        answers.update(withheld(asker, records, seed))
+def words_only(records: Sequence[Record], train: Sequence[Record] | None) -> dict[str, b.Answers]:
+    """The baselines that learn from training records; none without those."""
+    return {"majority": b.majority(train, records), "tfidf": b.tfidf(train, records)} if train else {}
+
+
+def baseline_figures(answers: dict[str, b.Answers], records: Sequence[Record]) -> Figures:
+    """Flat figures `<baseline>_<figure>` of every baseline."""
     flat: Figures = {}
     wanted = ("first_choice", "team_iou", "team_exact", "macro_f1", "counterfactual_both_right")
     for name, given in answers.items():
         figures = selection_figures(given, records)
         flat.update({f"{name}_{k}": v for k, v in figures.items() if k in wanted or k.startswith("first_choice_")})
-    return flat, answers
+    return flat
 
 
 def evaluate_selection(
     asker: Asker, records: Sequence[Record], train: Sequence[Record] | None, with_baselines: bool, seed: int
 ) -> tuple[Figures, Figures, dict[str, Any]]:
     """Metrics, baselines and tables of stage 3."""
-    raw = asker.select([request(r) for r in records])
+    raw, compared = ask_all_ways(asker, records, with_baselines, seed)
     answers = as_arrays(records, raw)
     figures = selection_figures(answers, records)
     flat, robots = default_fleet_figures(answers, records)
@@ -174,5 +179,6 @@ def evaluate_selection(
         "intervals": intervals(answers, records, seed),
         "predictions": predictions(answers, records, raw),
     }
-    base = baseline_figures(asker, records, train, seed)[0] if with_baselines else {}
-    return figures, base, tables
+    if with_baselines:
+        compared.update(words_only(records, train))
+    return figures, baseline_figures(compared, records), tables
