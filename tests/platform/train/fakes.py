@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -108,7 +109,7 @@ class Run:
                         epoch=epoch,
                         last_of_epoch=number == len(order) - 1,
                         samples=len(batch),
-                        shares=tuple(int(b - a) for a, b in zip(edges, edges[1:], strict=False)),
+                        shares=tuple(int(b - a) for a, b in itertools.pairwise(edges)),
                         indices=tuple(i for part in mine for i in part),
                     )
                     yield info, [self.micro(part, step) for part in mine]
