@@ -67,7 +67,7 @@ def teach(config: RunConfig, manifest: Manifest, student: str, *, say: Callable[
     workers = config.cluster.num_workers
     shards = manifest.select(STAGE, "train")
     dataset = ray.data.from_items([{"shard": i} for i in range(len(shards))], override_num_blocks=len(shards)).map(
-        Teacher,
+        Teacher,  # type: ignore[arg-type]
         fn_constructor_args=(config, manifest, target, digest, same),
         compute=ray.data.ActorPoolStrategy(size=min(workers, len(shards))),
         num_cpus=config.cluster.cpus_per_worker,

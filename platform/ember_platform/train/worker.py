@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import os
 import queue
@@ -157,7 +158,7 @@ class _Worker:
             batches=self.batches,
             ids=self.ids,
             engine=self.engine,
-            prepare=lambda phase: self.stage.prepare(self.model, self.stage.phases[phase]),
+            prepare=self.prepare,
             validate=self.validate,
             metric=self.stage.metric,
             mode=self.stage.mode,
@@ -167,6 +168,14 @@ class _Worker:
             log=log.put if log is not None else lambda row: None,
             say=lambda line: print(line, flush=True),
         )
+
+    def prepare(self, phase: int) -> None:
+        """Set what trains; with ZeRO-3 a frozen encoder is fused while its weights are whole, not in the first step."""
+        self.stage.prepare(self.model, self.stage.phases[phase])
+        vision = self.model.vision
+        if self.settings.zero_stage == 3 and not any(p.requires_grad for p in vision.parameters()):
+            with self.backend.whole() if self.backend is not None else contextlib.nullcontext():
+                vision._inference_copy()
 
     def engine(self, phase: int) -> Any:
         from ember_platform.train.engine import Engine, EngineSettings
