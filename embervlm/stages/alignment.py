@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -19,9 +20,6 @@ from embervlm.stages.losses import info_nce, language_loss, rows_before
 class AlignmentModule(StageModule):
     """Contrast and captioning of the same pictures."""
 
-    contrastive_weight = 0.5
-    captioning_weight = 0.5
-
     def forward(self, batch: Batch, progress: float = 0.0, gather: Gather | None = None) -> dict[str, Tensor]:
         """The two losses and the batch's retrieval accuracy."""
         model = self.model
@@ -34,7 +32,7 @@ class AlignmentModule(StageModule):
         captioning, _ = language_loss(model, output.text_hidden, batch["labels"])
         contrastive = contrast.pop("loss")
         return {
-            "loss": self.contrastive_weight * contrastive + self.captioning_weight * captioning,
+            "loss": self.weights["contrastive"] * contrastive + self.weights["captioning"] * captioning,
             "contrastive_loss": contrastive.detach(),
             "captioning_loss": captioning.detach(),
             "logit_scale": model.logit_scale.detach().exp(),
@@ -47,6 +45,7 @@ class Alignment(Stage):
 
     number, name, kind = 1, "align", "caption"
     metric = "retrieval_1_of_64"
+    weights: ClassVar = {"contrastive": 0.5, "captioning": 0.5}
 
     def trained(self, model: EmberVLM, phase: str) -> list[nn.Module | nn.Parameter]:
         """Fusion, language and the shared embedding."""
@@ -54,7 +53,7 @@ class Alignment(Stage):
 
     def module(self, model: EmberVLM) -> AlignmentModule:
         """The model with the alignment loss."""
-        return AlignmentModule(model)
+        return AlignmentModule(model, self.weights)
 
     def collate(self, processor: EmberVLMProcessor, records: Sequence[Record], seed: int | None) -> Batch:
         """Pictures, captions to embed and captions to write."""

@@ -5,10 +5,12 @@ Shape legend: B batch, N robots, T tokens, K entries of a teacher's distribution
 
 from __future__ import annotations
 
+import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -28,9 +30,10 @@ class StageModule(nn.Module):
     dimension and is differentiable; None on one worker.
     """
 
-    def __init__(self, model: EmberVLM) -> None:
+    def __init__(self, model: EmberVLM, weights: Mapping[str, float]) -> None:
         super().__init__()
         self.model = model
+        self.weights = dict(weights)
 
     def forward(self, batch: Batch, progress: float = 0.0, gather: Gather | None = None) -> dict[str, Tensor]:
         """The losses of a batch."""
@@ -48,6 +51,8 @@ class Stage(ABC):
     #: Validation metric by which the best checkpoint is kept.
     metric: str
     mode: str = "max"
+    #: The loss terms' weights; a configuration may set others (`get_stage(n, losses)`).
+    weights: Mapping[str, float] = {}
 
     @abstractmethod
     def trained(self, model: EmberVLM, phase: str) -> list[nn.Module | nn.Parameter]:
@@ -76,12 +81,24 @@ class Stage(ABC):
         vision_trains = any(p.requires_grad for p in model.vision.parameters())
         model.vision.freeze(parameters=not vision_trains, statistics=self.number != 0)
 
-    def finish(self, module: StageModule, processor: EmberVLMProcessor, records: Sequence[Record]) -> None:
+    def finish(  # noqa: B027 - most stages have nothing to fit
+        self, module: StageModule, processor: EmberVLMProcessor, records: Sequence[Record]
+    ) -> None:
         """What is fitted on validation records after training, before the model is saved (calibration)."""
+
+    def group(self, record: Record) -> str:
+        """Records of one group share work when they share a batch (a fleet is read once); "" where none do."""
+        return ""
 
     def length(self, record: Record) -> int:
         """A cheap estimate of a record's cost, in characters; batches are bucketed by it."""
         return len(record.instruction) + len(record.response)
+
+
+def draws(records: Sequence[Record], seed: int, count: int) -> np.ndarray:
+    """Random numbers in [0, 1), (B, count), that depend on the seed and each record alone, not on its neighbours."""
+    keys = [[seed, zlib.crc32(record.id.encode())] for record in records]
+    return np.array([np.random.default_rng(key).random(count) for key in keys]).reshape(len(records), count)
 
 
 def chunks(records: Iterable[Record], size: int) -> Iterator[list[Record]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -11,15 +12,13 @@ from torch import Tensor, nn
 from embervlm.data.processor import EmberVLMProcessor
 from embervlm.data.schema import Record
 from embervlm.models.modeling import EmberVLM
-from embervlm.stages.base import Batch, Gather, Stage, StageModule
+from embervlm.stages.base import Batch, Gather, Stage, StageModule, draws
 from embervlm.stages.losses import language_loss
 
 
 class InstructionModule(StageModule):
     """Answers from the data and, at their tokens, the teacher's stored distribution."""
 
-    sft_weight = 0.7
-    distillation_weight = 0.3
     temperature = 2.0
 
     def forward(self, batch: Batch, progress: float = 0.0, gather: Gather | None = None) -> dict[str, Tensor]:
@@ -35,7 +34,7 @@ class InstructionModule(StageModule):
         )
         if distilled is None:
             return {"loss": supervised, "sft_loss": supervised.detach()}
-        loss = self.sft_weight * supervised + self.distillation_weight * distilled
+        loss = self.weights["sft"] * supervised + self.weights["distillation"] * distilled
         return {"loss": loss, "sft_loss": supervised.detach(), "distill_loss": distilled.detach()}
 
 
@@ -44,6 +43,7 @@ class Instruction(Stage):
 
     number, name, kind = 2, "instruction", "instruction"
     metric = "answer_accuracy"
+    weights: ClassVar = {"sft": 0.7, "distillation": 0.3}
     #: Share of training questions whose picture is withheld, so that the model also knows to do without.
     image_dropout = 0.1
 
@@ -53,7 +53,7 @@ class Instruction(Stage):
 
     def module(self, model: EmberVLM) -> InstructionModule:
         """The model with the instruction loss."""
-        return InstructionModule(model)
+        return InstructionModule(model, self.weights)
 
     def collate(self, processor: EmberVLMProcessor, records: Sequence[Record], seed: int | None) -> Batch:
         """Questions, pictures, answers and what a teacher said."""
@@ -61,7 +61,7 @@ class Instruction(Stage):
         batch: Batch = processor.texts([r.instruction for r in records]) | processor.generated(written)
         drop = np.zeros(len(records), dtype=bool)
         if seed is not None:
-            drop = np.random.default_rng(seed).random(len(records)) < self.image_dropout
+            drop = draws(records, seed, 1)[:, 0] < self.image_dropout
         batch |= processor.images([None if d else r.image for r, d in zip(records, drop, strict=True)])
         return batch | _teacher(records, batch["labels"])
 

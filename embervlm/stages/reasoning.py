@@ -11,6 +11,7 @@ Shape legend: B batch, N robots, T tokens, D width; four steps a chain.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -23,7 +24,7 @@ from embervlm.data.schema import STEPS, Record
 from embervlm.models.modeling import EmberVLM, EmberVLMOutput
 from embervlm.stages.base import Batch, Gather, Stage, StageModule, chunks
 from embervlm.stages.losses import info_nce, rows_before, selection_losses
-from embervlm.stages.selection import calibrate, chain_losses, selection_inputs
+from embervlm.stages.selection import calibrate, chain_losses, fleet_group, selection_inputs
 
 _ENVIRONMENT_STEP = STEPS.index("environment assessment")
 #: Steps that may be replaced by another record's; the decision is judged by the answer, not by the validator.
@@ -33,10 +34,6 @@ _CORRUPTIBLE = (0, 1, 2)
 class ReasoningStageModule(StageModule):
     """Chain, step validity, answer after the chain, and in the joint phase grounding and the direct answer."""
 
-    reasoning_weight = 0.4
-    consistency_weight = 0.2
-    answer_weight = 0.6
-    grounding_weight = 0.1
     #: Share of the chain's tokens that are the model's own at the end of the phase.
     sampling_share = 0.5
 
@@ -64,17 +61,17 @@ class ReasoningStageModule(StageModule):
         ranking, team = selection_losses(output.reasoned_scores, batch["robot_labels"], robot_mask)
         answer = ranking + team
         loss = (
-            self.reasoning_weight * (losses["reasoning_loss"] + losses["mention_loss"])
-            + self.consistency_weight * validity
-            + self.answer_weight * answer
+            self.weights["reasoning"] * (losses["reasoning_loss"] + losses["mention_loss"])
+            + self.weights["consistency"] * validity
+            + self.weights["answer"] * answer
         )
         logged = {name: value.detach() for name, value in losses.items()}
         if joint:
             direct_ranking, direct_team = selection_losses(output.scores, batch["robot_labels"], robot_mask)
-            loss = loss + self.answer_weight * (direct_ranking + direct_team)
+            loss = loss + self.weights["answer"] * (direct_ranking + direct_team)
             if features is not None:
                 grounding = self._grounding(output, features, batch, gather)
-                loss = loss + self.grounding_weight * grounding
+                loss = loss + self.weights["grounding"] * grounding
                 logged["grounding_loss"] = grounding.detach()
         first = batch["robot_labels"].gather(1, output.reasoned_scores.argmax(1, keepdim=True))
         return {
@@ -132,6 +129,7 @@ class Reasoning(Stage):
     number, name, kind = 4, "cot_reasoning", "reasoning"
     phases = ("modules", "joint")
     metric = "first_choice"
+    weights: ClassVar = {"reasoning": 0.4, "consistency": 0.2, "answer": 0.6, "grounding": 0.1}
     image_dropout = 0.05
     task_dropout = 0.0
     #: Share of training chains in which one step is another record's, for the validator to notice.
@@ -149,7 +147,11 @@ class Reasoning(Stage):
 
     def module(self, model: EmberVLM) -> ReasoningStageModule:
         """The model with the reasoning losses."""
-        return ReasoningStageModule(model)
+        return ReasoningStageModule(model, self.weights)
+
+    def group(self, record: Record) -> str:
+        """The fleet."""
+        return fleet_group(record)
 
     def length(self, record: Record) -> int:
         """Characters of task, chain and plan."""

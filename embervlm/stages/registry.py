@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from embervlm.stages.alignment import Alignment
 from embervlm.stages.base import Stage
 from embervlm.stages.instruction import Instruction
@@ -14,12 +16,18 @@ STAGES: dict[int, type[Stage]] = {
 }
 
 
-def get_stage(number: int) -> Stage:
-    """The stage of a number.
+def get_stage(number: int, losses: Mapping[str, float] | None = None) -> Stage:
+    """The stage of a number, with some of its loss terms' weights set.
 
     Raises:
-        ValueError: there is none; the message lists those there are.
+        ValueError: there is no such stage or term; the message lists those there are.
     """
     if number not in STAGES:
         raise ValueError(f"stage: {number!r} is not one of {', '.join(map(str, sorted(STAGES)))}")
-    return STAGES[number]()
+    stage = STAGES[number]()
+    for name in losses or {}:
+        if name not in stage.weights:
+            known = ", ".join(stage.weights) or "none"
+            raise ValueError(f"stages.{number}.losses.{name}: not a term of this stage's loss; there are {known}")
+    stage.weights = {**stage.weights, **(losses or {})}
+    return stage

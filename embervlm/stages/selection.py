@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -14,7 +16,7 @@ from embervlm.data.prompts import UNKNOWN_TASK, chain_pieces, plan_pieces
 from embervlm.data.schema import Record
 from embervlm.fleet import Fleet, Robot
 from embervlm.models.modeling import EmberVLM
-from embervlm.stages.base import Batch, Gather, Stage, StageModule
+from embervlm.stages.base import Batch, Gather, Stage, StageModule, draws
 from embervlm.stages.losses import language_loss, pointer_loss, selection_losses
 
 _CHAIN = "chain_"
@@ -26,9 +28,6 @@ class RobotSelectionModule(StageModule):
 
     The direct scores never see the chain, so the label that the chain holds cannot leak into them.
     """
-
-    selection_weight = 0.6
-    consistency_weight = 0.4
 
     def forward(self, batch: Batch, progress: float = 0.0, gather: Gather | None = None) -> dict[str, Tensor]:
         """Selection loss of all samples, reasoning-consistency loss of those with a chain."""
@@ -58,11 +57,11 @@ class RobotSelectionModule(StageModule):
     def _combine(self, scores: Tensor, batch: Batch, losses: dict[str, Tensor]) -> dict[str, Tensor]:
         robot_mask = batch["robot_index"] >= 0
         ranking, team = selection_losses(scores, batch["robot_labels"], robot_mask)
-        loss = self.selection_weight * (ranking + team)
+        loss = self.weights["selection"] * (ranking + team)
         logged = {"ranking_loss": ranking.detach(), "team_loss": team.detach()}
         if losses:
             consistency = losses["reasoning_loss"] + losses["mention_loss"]
-            loss = loss + self.consistency_weight * consistency
+            loss = loss + self.weights["consistency"] * consistency
             logged |= {name: value.detach() for name, value in losses.items()}
         first = batch["robot_labels"].gather(1, scores.argmax(1, keepdim=True))
         return {"loss": loss, "accuracy": first.mean(), **logged}
@@ -89,6 +88,7 @@ class RobotSelection(Stage):
 
     number, name, kind = 3, "robot_selection", "selection"
     metric = "first_choice"
+    weights: ClassVar = {"selection": 0.6, "consistency": 0.4}
     #: Shares of training samples whose picture or task is withheld: the model then answers from what is left, and
     #: the text-only and image-only baselines are honest.
     image_dropout = 0.08
@@ -104,7 +104,11 @@ class RobotSelection(Stage):
 
     def module(self, model: EmberVLM) -> RobotSelectionModule:
         """The model with the selection loss."""
-        return RobotSelectionModule(model)
+        return RobotSelectionModule(model, self.weights)
+
+    def group(self, record: Record) -> str:
+        """The fleet."""
+        return fleet_group(record)
 
     def length(self, record: Record) -> int:
         """The task's characters: robots are shared, chains are few."""
@@ -180,11 +184,10 @@ def selection_inputs(
     task_dropout: float,
 ) -> tuple[Batch, list[str], list[Fleet]]:
     """Fleets, pictures and labels (B, N) of records; the tasks' texts and the fleets beside them."""
-    rng = np.random.default_rng(seed)
-    drops = rng.random((2, len(records))) if seed is not None else np.ones((2, len(records)))
+    drops = draws(records, seed, 2) if seed is not None else np.ones((len(records), 2))
     fleets = [Fleet([Robot.from_dict(r) for r in record.robots]) for record in records]
     batch: Batch = processor.robots(fleets)
-    no_image, no_task = drops[0] < image_dropout, drops[1] < task_dropout
+    no_image, no_task = drops[:, 0] < image_dropout, drops[:, 1] < task_dropout
     batch |= processor.images([None if d else r.image for r, d in zip(records, no_image, strict=True)])
     labels = torch.zeros(batch["robot_index"].shape)
     for i, (record, fleet) in enumerate(zip(records, fleets, strict=True)):
@@ -193,6 +196,11 @@ def selection_inputs(
     batch["robot_labels"] = labels
     tasks = [UNKNOWN_TASK if d else r.instruction for r, d in zip(records, no_task, strict=True)]
     return batch, tasks, fleets
+
+
+def fleet_group(record: Record) -> str:
+    """A key that records with the same fleet share."""
+    return json.dumps(record.robots, sort_keys=True)
 
 
 def chain_text(processor: EmberVLMProcessor, record: Record, fleet: Fleet) -> tuple[list[int], list[int]]:

@@ -7,7 +7,7 @@ scene graph of EmberWorld's training pictures; the heads that read them are thro
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from embervlm.data.processor import EmberVLMProcessor
 from embervlm.data.schema import Record
 from embervlm.models.modeling import EmberVLM
-from embervlm.stages.base import Batch, Gather, Stage, StageModule, chunks, to_device
+from embervlm.stages.base import Batch, Gather, Stage, StageModule, chunks, draws, to_device
 from embervlm.world import ontology
 
 #: The facts a picture shows, with their values.
@@ -41,8 +41,8 @@ WEIGHTS = dict.fromkeys(FACTS, 1.0) | {"terrain": 2.0, "size": 2.0, "light": 0.5
 class VisionWarmupModule(StageModule):
     """A linear head per fact on mean- and max-pooled visual features."""
 
-    def __init__(self, model: EmberVLM) -> None:
-        super().__init__(model)
+    def __init__(self, model: EmberVLM, weights: Mapping[str, float]) -> None:
+        super().__init__(model, weights)
         width = 2 * model.vision.width
         self.heads = nn.ModuleDict({fact: nn.Linear(width, len(values)) for fact, values in FACTS.items()})
 
@@ -62,7 +62,7 @@ class VisionWarmupModule(StageModule):
             if bool(known.any()):
                 losses[fact] = F.cross_entropy(logits[known], target[known])
                 correct.append((logits[known].argmax(1) == target[known]).float().mean())
-        weights = [WEIGHTS[fact] for fact in losses]
+        weights = [self.weights[fact] for fact in losses]
         loss = sum(w * value for w, value in zip(weights, losses.values(), strict=True)) / sum(weights)
         return {"loss": loss, "fact_accuracy": torch.stack(correct).mean()}
 
@@ -72,6 +72,7 @@ class VisionWarmup(Stage):
 
     number, name, kind = 0, "vision_warmup", "caption"
     metric = "fact_accuracy"
+    weights = WEIGHTS
 
     def trained(self, model: EmberVLM, phase: str) -> list[nn.Module | nn.Parameter]:
         """The vision encoder."""
@@ -79,13 +80,13 @@ class VisionWarmup(Stage):
 
     def module(self, model: EmberVLM) -> VisionWarmupModule:
         """The model with a head per fact."""
-        return VisionWarmupModule(model)
+        return VisionWarmupModule(model, self.weights)
 
     def collate(self, processor: EmberVLMProcessor, records: Sequence[Record], seed: int | None) -> Batch:
         """Pictures and the facts' values. In training half of the pictures are mirrored: no fact has a side."""
         batch: Batch = processor.images([r.image for r in records])
         if seed is not None:
-            mirrored = torch.from_numpy(np.random.default_rng(seed).random(len(records)) < 0.5)
+            mirrored = torch.from_numpy(draws(records, seed, 1)[:, 0] < 0.5)
             pixels = batch["pixel_values"]
             batch["pixel_values"] = torch.where(mirrored[:, None, None, None], pixels.flip(3), pixels)
         for fact, values in FACTS.items():

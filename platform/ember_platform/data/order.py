@@ -15,6 +15,8 @@ import numpy as np
 
 #: Batches whose samples are sorted by length together. More sorts better and mixes less.
 WINDOW = 16
+#: Samples of one group that follow each other. More shares more work and mixes less.
+RUN = 8
 
 
 def permutation(count: int, *key: int | str) -> np.ndarray:
@@ -24,7 +26,14 @@ def permutation(count: int, *key: int | str) -> np.ndarray:
 
 
 def epoch_order(
-    lengths: Sequence[int] | np.ndarray, batch_size: int, seed: int, epoch: int, *, window: int = WINDOW, salt: str = ""
+    lengths: Sequence[int] | np.ndarray,
+    batch_size: int,
+    seed: int,
+    epoch: int,
+    *,
+    window: int = WINDOW,
+    salt: str = "",
+    groups: Sequence[int] | np.ndarray | None = None,
 ) -> list[list[int]]:
     """The GLOBAL batches of an epoch in order; every index comes exactly once.
 
@@ -39,6 +48,8 @@ def epoch_order(
         epoch: counted from 0.
         window: how many batches are sorted together; 1 does not sort.
         salt: keeps apart orders that share seed and epoch, such as the phases of a stage.
+        groups: samples of one group come in runs of up to `RUN`, so that a batch shares their work; lengths are then
+            not sorted by.
 
     Raises:
         ValueError: batch_size or window below 1.
@@ -52,6 +63,10 @@ def epoch_order(
         return []
     shuffled = permutation(count, seed, epoch, salt, "samples")
     edges = np.arange(number + 1) * count // number
+    if groups is not None and len(set(np.asarray(groups).tolist())) > 1:
+        runs = _runs(shuffled, np.asarray(groups))
+        shuffled = np.concatenate([runs[i] for i in permutation(len(runs), seed, epoch, salt, "runs")])
+        return [part.tolist() for part in np.split(shuffled, edges[1:-1])]
     batches: list[np.ndarray] = []
     for first in range(0, number, window):
         last = min(first + window, number)
@@ -65,6 +80,13 @@ def epoch_order(
         inside = permutation(len(batches[i]), seed, epoch, salt, "inside", int(i))
         mixed.append(batches[i][inside].tolist())
     return mixed
+
+
+def _runs(shuffled: np.ndarray, groups: np.ndarray) -> list[np.ndarray]:
+    """The samples, in their order, gathered into runs of one group."""
+    gathered = shuffled[np.argsort(groups[shuffled], kind="stable")]
+    bounds = np.flatnonzero(np.diff(groups[gathered])) + 1
+    return [part[i : i + RUN] for part in np.split(gathered, bounds) for i in range(0, len(part), RUN)]
 
 
 def steps_per_epoch(count: int, batch_size: int) -> int:
@@ -105,6 +127,7 @@ class Plan:
     salt: str
     mixing: Mapping[str, float]
     max_steps: int | None = None
+    groups: np.ndarray | None = None
 
     @functools.cached_property
     def epoch_starts(self) -> list[int]:
@@ -130,7 +153,10 @@ class Plan:
     def epoch(self, epoch: int) -> list[list[int]]:
         """The global batches of one epoch, as places among the records."""
         samples = self._samples(epoch)
-        order = epoch_order(self.lengths[samples], self.batch_size, self.seed, epoch, salt=self.salt)
+        groups = None if self.groups is None else self.groups[samples]
+        order = epoch_order(
+            self.lengths[samples], self.batch_size, self.seed, epoch, salt=self.salt, groups=groups
+        )
         return [samples[batch].tolist() for batch in order]
 
     def _samples(self, epoch: int) -> np.ndarray:

@@ -43,7 +43,10 @@ def plan_of(config: RunConfig, stage: Any, phase: str, manifest: Manifest) -> Pl
     """
     settings = config.stage(stage.number)
     rows = Rows(manifest.paths(stage.number, "train"))
-    lengths = np.fromiter((stage.length(record) for record in rows.texts()), np.int64, len(rows))
+    costs = [(stage.length(record), stage.group(record)) for record in rows.texts()]
+    lengths = np.array([length for length, _ in costs], np.int64)
+    numbers: dict[str, int] = {}
+    groups = np.array([numbers.setdefault(group, len(numbers)) for _, group in costs], np.int64)
     plan = Plan(
         lengths=lengths,
         sources=[s.source for s in manifest.select(stage.number, "train") for _ in range(s.rows)],
@@ -53,6 +56,7 @@ def plan_of(config: RunConfig, stage: Any, phase: str, manifest: Manifest) -> Pl
         salt=f"{stage.name}/{phase}",
         mixing=settings.mixing,
         max_steps=settings.max_steps,
+        groups=groups if len(numbers) > 1 else None,
     )
     parts = config.cluster.num_workers * settings.gradient_accumulation
     if plan.steps and plan.smallest_batch < parts:

@@ -106,7 +106,7 @@ class _Worker:
         self.rank, self.world = context.get_world_rank(), context.get_world_size()
         self.local_world = context.get_local_world_size()
         self.settings = self.config.stage(order.stage)
-        self.stage = get_stage(order.stage)
+        self.stage = get_stage(order.stage, self.settings.losses)
         device = device_of(self.config)
         self.device = torch.device(device, context.get_local_rank()) if device == "cuda" else torch.device(device)
         self.precision = resolve_precision(self.settings.precision, device, f"stages.{order.stage}.precision")
