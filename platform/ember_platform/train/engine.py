@@ -113,11 +113,12 @@ class Engine:
         groups = parameter_groups(module, settings.weight_decay)
         trainable = sum(p.numel() for p in self._parameters)
         wrapped = _Autocast(module, device, settings.precision == "bf16").to(device)
-        self._engine, _, _, _ = deepspeed.initialize(
-            model=wrapped,
-            optimizer=torch.optim.AdamW(groups, lr=0.0, fused=True),
-            config=deepspeed_config(settings, trainable),
-        )
+        with _own_broadcast(deepspeed):
+            self._engine, _, _, _ = deepspeed.initialize(
+                model=wrapped,
+                optimizer=torch.optim.AdamW(groups, lr=0.0, fused=True),
+                config=deepspeed_config(settings, trainable),
+            )
         self._gather: Gather | None = collectives.gather_rows if collectives.world_size() > 1 else None
 
     def forward(self, batch: dict[str, Any], progress: float) -> dict[str, Tensor]:
@@ -180,6 +181,35 @@ class Engine:
         With ZeRO-3 the parameters are made whole first and stay so.
         """
         self._engine.destroy()
+
+
+@contextlib.contextmanager
+def _own_broadcast(deepspeed: Any) -> Iterator[None]:
+    """DeepSpeed 0.19 broadcasts parameters as bytes and fails on scalars such as a logit scale; ours does not."""
+    partitioned = deepspeed.zero.Init
+
+    def broadcast_all(engine: Any) -> None:
+        for tensor in (*engine.module.parameters(), *engine.module.buffers()):
+            if not hasattr(tensor, "ds_id"):  # those of ZeRO-3 were broadcast when they were taken apart
+                _broadcast(tensor)
+
+    def broadcast_one(context: Any, parameter: Any) -> None:
+        context._convert_to_deepspeed_param(parameter)
+        _broadcast(parameter)
+        parameter.partition()
+
+    theirs = deepspeed.DeepSpeedEngine._broadcast_model, partitioned._zero_init_param
+    deepspeed.DeepSpeedEngine._broadcast_model, partitioned._zero_init_param = broadcast_all, broadcast_one
+    try:
+        yield
+    finally:
+        deepspeed.DeepSpeedEngine._broadcast_model, partitioned._zero_init_param = theirs
+
+
+def _broadcast(tensor: Tensor) -> None:
+    """Rank 0's values to all ranks."""
+    if collectives.world_size() > 1:
+        torch.distributed.broadcast(tensor.data, src=0)
 
 
 def ensure_process_group(device: torch.device) -> None:

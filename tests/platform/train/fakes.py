@@ -28,10 +28,11 @@ class Line(nn.Module):
         torch.manual_seed(7)
         self.backbone = nn.Linear(FEATURES, 16)
         self.head = nn.Linear(16, 1)
+        self.scale = nn.Parameter(torch.tensor(1.0))
         self.dropout = nn.Dropout(0.2)
 
     def forward(self, batch: dict[str, Any], progress: float, gather: Any) -> dict[str, Tensor]:
-        guess = self.head(self.dropout(torch.tanh(self.backbone(batch["x"]))))
+        guess = self.scale * self.head(self.dropout(torch.tanh(self.backbone(batch["x"]))))
         loss = (guess.float() - batch["y"]).square().mean()
         return {"loss": loss, "size": torch.tensor(float(len(batch["x"])))}
 
