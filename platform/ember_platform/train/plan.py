@@ -122,12 +122,14 @@ def check(config: RunConfig, numbers: list[int]) -> None:
 
     cluster = config.cluster
     have = ray.cluster_resources()
-    wanted = cluster.num_workers * cluster.cpus_per_worker
-    if wanted + 0.5 > have.get("CPU", 0):
+    # Ray Data reads with tasks of one whole CPU; where none is left beside the workers, they wait for ever.
+    beside = float(cluster.num_workers) if config.data.loader == "ray_data" else 0.5
+    wanted = cluster.num_workers * cluster.cpus_per_worker + beside
+    if wanted > have.get("CPU", 0):
         raise PlanError(
-            f"cluster.num_workers: {cluster.num_workers} workers of {cluster.cpus_per_worker:g} CPUs and half a CPU "
-            f"for data tasks need {wanted + 0.5:g} logical CPUs, and the cluster has {have.get('CPU', 0):g}; use fewer "
-            "workers, lower cluster.cpus_per_worker, or start the cluster with more (`ray start --num-cpus`)"
+            f"cluster.num_workers: {cluster.num_workers} workers of {cluster.cpus_per_worker:g} CPUs and {beside:g} for "
+            f"their data need {wanted:g} logical CPUs, and the cluster has {have.get('CPU', 0):g}; use fewer workers, "
+            "data.loader=actor, or start the cluster with more logical CPUs (`ray start --num-cpus`)"
         )
     if cluster.use_gpu and have.get("GPU", 0) < cluster.num_workers:
         raise PlanError(

@@ -95,11 +95,14 @@ def test_what_resume_from_means(root: Path, tmp_path: Path) -> None:
 
 def test_more_workers_than_the_cluster_has(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ray.cluster_resources", lambda: {"CPU": 2.0})
-    plan.check(config(root, tmp_path), [3])
+    small = "data.loader=actor"
+    plan.check(config(root, tmp_path, small), [3])
     with pytest.raises(plan.PlanError, match=r"cluster\.num_workers: 4 workers.*2\.5 logical CPUs.*has 2"):
-        plan.check(config(root, tmp_path, "cluster.num_workers=4"), [3])
+        plan.check(config(root, tmp_path, small, "cluster.num_workers=4"), [3])
+    with pytest.raises(plan.PlanError, match=r"2 for their data need 3 logical CPUs"):
+        plan.check(config(root, tmp_path, "data.loader=ray_data"), [3])
     with pytest.raises(plan.PlanError, match="with a GPU each"):
-        plan.check(config(root, tmp_path, "cluster.use_gpu=true"), [3])
+        plan.check(config(root, tmp_path, "cluster.use_gpu=true", small), [3])
 
 
 def test_bf16_where_there_is_none(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
