@@ -199,8 +199,8 @@ def selection_inputs(
 
 
 def fleet_group(record: Record) -> str:
-    """A key that records with the same fleet share."""
-    return json.dumps(record.robots, sort_keys=True)
+    """A key that records with the same robots share, in whatever order they stand."""
+    return "\n".join(sorted(json.dumps(robot, sort_keys=True) for robot in record.robots))
 
 
 def chain_text(processor: EmberVLMProcessor, record: Record, fleet: Fleet) -> tuple[list[int], list[int]]:
