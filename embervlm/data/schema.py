@@ -65,7 +65,8 @@ class Record:
     `instruction` is the question or the task (empty for captions), `response` the caption or the
     answer. `labels` are the names of the robots that can do the task (empty: none can). `reasoning`
     holds the four steps (`STEPS`). `tags` slices evaluation and carries ground truth for probes
-    ("question_type", "wording_unseen", "robots_unseen", "pair", "scene": {…}); no tag is ever an
+    ("question_type", "wording_unseen", "robots_unseen", "pair", "scene": {…}, "needs": the kinds of
+    requirement, "lacks": {robot: those it does not meet}); no tag is ever an
     input of the model. The teacher fields hold, per response token, the top-k ids and
     log-probabilities of a teacher with the same tokenizer.
     """

@@ -48,7 +48,12 @@ def attention(
         output = weights.to(dtype) @ value
     else:
         output = F.scaled_dot_product_attention(
-            query, key.to(query.dtype), value.to(query.dtype), attn_mask=attention_mask, dropout_p=dropout, scale=scaling
+            query,
+            key.to(query.dtype),
+            value.to(query.dtype),
+            attn_mask=attention_mask,
+            dropout_p=dropout,
+            scale=scaling,
         )
     return output.transpose(1, 2).contiguous(), None
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from transformers import AutoConfig, PretrainedConfig
+
+from embervlm.world.ontology import REQUIREMENTS
 
 #: Special tokens that every tokenizer of an EmberVLM has. The first four are the product's interface; `<|step|>`
 #: opens a reasoning step, `<|robot|>` is a mention of a robot whose referent the pointer chooses.
@@ -87,6 +90,7 @@ class EmberVLMConfig(PretrainedConfig):
             "causal" (as pretrained decoders know it).
         score_temperature, score_bias: calibration of the selection scores, fitted on validation.
         team_threshold: confidence from which a robot belongs to the team.
+        requirements: kinds of requirement that the selection tokens give as reasons.
         token_ids: ids of "pad", "bos", "eos" and of `SPECIAL_TOKENS` in the tokenizer; set by the processor.
     """
 
@@ -111,6 +115,7 @@ class EmberVLMConfig(PretrainedConfig):
         score_temperature: float = 1.0,
         score_bias: float = 0.0,
         team_threshold: float = 0.5,
+        requirements: Sequence[str] = REQUIREMENTS,
         token_ids: dict[str, int] | None = None,
         **kwargs: Any,
     ) -> None:
@@ -137,6 +142,7 @@ class EmberVLMConfig(PretrainedConfig):
         self.score_temperature = score_temperature
         self.score_bias = score_bias
         self.team_threshold = team_threshold
+        self.requirements = list(requirements)
         self.token_ids = dict(token_ids) if token_ids else OWN_TOKEN_IDS.copy()
         super().__init__(**kwargs)
 

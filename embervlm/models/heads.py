@@ -46,17 +46,28 @@ class AttentionPool(nn.Module):
 
 
 class SelectionHead(nn.Module):
-    """A robot's score from its selection token: the log-odds that it can do the task."""
+    """A robot's score from its selection token: the log-odds that it can do the task.
 
-    def __init__(self, width: int) -> None:
+    The token also tells the reasons: per kind of requirement, whether the task asks for it here and whether the robot
+    lacks it. A robot is able when it lacks nothing, so the score starts from the log-odds of that conjunction; a free
+    term carries what the kinds do not name.
+    """
+
+    def __init__(self, width: int, kinds: int) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(width)
         self.hidden = nn.Linear(width, width)
         self.score = nn.Linear(width, 1)
+        self.needs = nn.Linear(width, kinds)
+        self.lacks = nn.Linear(width, kinds)
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """(B, N, D) → (B, N) float32."""
-        return self.score(nn.functional.gelu(self.hidden(self.norm(tokens)))).squeeze(-1).float()
+    def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, N, D) → scores (B, N) and reasons (B, N, 2, K), log-odds of needing and of lacking, float32."""
+        inner = nn.functional.gelu(self.hidden(self.norm(tokens)))
+        lacks = self.lacks(inner).float()
+        able = nn.functional.logsigmoid(-lacks).sum(dim=-1).clamp(-30.0, -1e-5)
+        score = self.score(inner).squeeze(-1).float() + able - torch.log(-torch.expm1(able))
+        return score, torch.stack([self.needs(inner).float(), lacks], dim=2)
 
 
 class RobotReference(nn.Module):

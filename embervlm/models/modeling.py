@@ -55,6 +55,7 @@ class EmberVLMOutput(ModelOutput):
     text_hidden: Tensor | None = None  # (B, T, D) of the generated tokens
     visual_tokens: Tensor | None = None  # (B, P, D), before the decoder
     scores: Tensor | None = None  # (B, N) log-odds, -1e4 where no robot is
+    reasons: Tensor | None = None  # (B, N, 2, K) log-odds that a requirement is asked for, that the robot lacks it
     reasoned_scores: Tensor | None = None  # (B, N)
     context: Context | None = None
 
@@ -81,7 +82,7 @@ class EmberVLM(SelectionMixin, WritingMixin, PreTrainedModel):
         self.text_pool = AttentionPool(width, config.projection_dim)
         self.logit_scale = nn.Parameter(torch.tensor(2.66))  # ln(1/0.07), as CLIP starts (arXiv:2103.00020)
         self.reference = RobotReference(width)
-        self.selection = SelectionHead(width)
+        self.selection = SelectionHead(width, len(config.requirements))
         self.reasoning = ReasoningModule(width)
         self.post_init()
         # The decoder sits inside a plain module, where transformers does not look for tied weights.
@@ -279,7 +280,8 @@ class EmberVLM(SelectionMixin, WritingMixin, PreTrainedModel):
         output.text_hidden = hidden[:, :length]
         for kind, selected in zip(selections, hidden[:, length:].chunk(max(1, len(selections)), dim=1), strict=False):
             if kind == SELECT:
-                output.scores = self.selection(selected).masked_fill(~context.robot_mask, -1e4)
+                scores, output.reasons = self.selection(selected)
+                output.scores = scores.masked_fill(~context.robot_mask, -1e4)
             else:
                 direct = output.scores if output.scores is not None else torch.zeros_like(selected[:, :, 0])
                 answer = self.reasoning.answer(selected, direct)

@@ -101,6 +101,21 @@ def pointer_loss(
     return F.cross_entropy(logits[chosen], target[chosen])
 
 
+def reason_loss(reasons: Tensor, labels: Tensor, robot_mask: Tensor) -> Tensor:
+    """Cross-entropy of what the task asks for and what each robot lacks, summed over the kinds of requirement.
+
+    Args:
+        reasons: (B, N, 2, K) log-odds.
+        labels: (B, N, 2, K), -1 where a record does not say.
+        robot_mask: (B, N) True where a robot exists.
+    """
+    known = (labels >= 0) & robot_mask[:, :, None, None]
+    if not bool(known.any()):
+        return reasons.sum() * 0
+    loss = F.binary_cross_entropy_with_logits(reasons, labels.clamp_min(0), reduction="none")
+    return (loss * known).sum() / known.sum() * reasons.shape[3]
+
+
 def selection_losses(scores: Tensor, labels: Tensor, robot_mask: Tensor) -> tuple[Tensor, Tensor]:
     """Ranking and team loss of robots' scores.
 

@@ -23,7 +23,7 @@ from embervlm.data.prompts import chain_pieces, plan_pieces
 from embervlm.data.schema import STEPS, Record
 from embervlm.models.modeling import EmberVLM, EmberVLMOutput
 from embervlm.stages.base import Batch, Gather, Stage, StageModule, chunks
-from embervlm.stages.losses import info_nce, rows_before, selection_losses
+from embervlm.stages.losses import info_nce, rows_before, reason_loss, selection_losses
 from embervlm.stages.selection import calibrate, chain_losses, fleet_group, selection_inputs
 
 _ENVIRONMENT_STEP = STEPS.index("environment assessment")
@@ -69,6 +69,9 @@ class ReasoningStageModule(StageModule):
         if joint:
             direct_ranking, direct_team = selection_losses(output.scores, batch["robot_labels"], robot_mask)
             loss = loss + self.weights["answer"] * (direct_ranking + direct_team)
+            reasons = reason_loss(output.reasons, batch["reason_labels"], robot_mask)
+            loss = loss + self.weights["reasoning"] * reasons
+            logged["reason_loss"] = reasons.detach()
             if features is not None:
                 grounding = self._grounding(output, features, batch, gather)
                 loss = loss + self.weights["grounding"] * grounding

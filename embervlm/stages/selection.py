@@ -17,7 +17,8 @@ from embervlm.data.schema import Record
 from embervlm.fleet import Fleet, Robot
 from embervlm.models.modeling import EmberVLM
 from embervlm.stages.base import Batch, Gather, Stage, StageModule, draws
-from embervlm.stages.losses import language_loss, pointer_loss, selection_losses
+from embervlm.stages.losses import language_loss, pointer_loss, reason_loss, selection_losses
+from embervlm.world.ontology import REQUIREMENTS
 
 _CHAIN = "chain_"
 _TEXT_KEYS = ("input_ids", "attention_mask", "generated_ids", "generated_mask", "mention_index")
@@ -35,7 +36,7 @@ class RobotSelectionModule(StageModule):
         fleet = model.read_robots(batch["robot_input_ids"], batch["robot_attention_mask"])
         features = model.visual_features(batch["pixel_values"]) if "pixel_values" in batch else None
         chained = batch["chain_input_ids"].shape[0] if "chain_input_ids" in batch else 0
-        scores, losses = [], {}
+        scores, reasons, losses = [], [], {}
         for prefix, rows in ((_CHAIN, slice(0, chained)), ("", slice(chained, None))):
             if f"{prefix}input_ids" not in batch:
                 continue
@@ -49,20 +50,18 @@ class RobotSelectionModule(StageModule):
                 select=True,
             )
             scores.append(output.scores)
+            reasons.append(output.reasons)
             if prefix:
                 losses = chain_losses(model, output, batch)
-        all_scores = torch.cat(scores)
-        return self._combine(all_scores, batch, losses)
+        losses["reason_loss"] = reason_loss(torch.cat(reasons), batch["reason_labels"], batch["robot_index"] >= 0)
+        return self._combine(torch.cat(scores), batch, losses)
 
     def _combine(self, scores: Tensor, batch: Batch, losses: dict[str, Tensor]) -> dict[str, Tensor]:
         robot_mask = batch["robot_index"] >= 0
         ranking, team = selection_losses(scores, batch["robot_labels"], robot_mask)
-        loss = self.weights["selection"] * (ranking + team)
+        loss = self.weights["selection"] * (ranking + team) + self.weights["consistency"] * sum(losses.values())
         logged = {"ranking_loss": ranking.detach(), "team_loss": team.detach()}
-        if losses:
-            consistency = losses["reasoning_loss"] + losses["mention_loss"]
-            loss = loss + self.weights["consistency"] * consistency
-            logged |= {name: value.detach() for name, value in losses.items()}
+        logged |= {name: value.detach() for name, value in losses.items()}
         first = batch["robot_labels"].gather(1, scores.argmax(1, keepdim=True))
         return {"loss": loss, "accuracy": first.mean(), **logged}
 
@@ -194,8 +193,23 @@ def selection_inputs(
         for j, name in enumerate(fleet.names):
             labels[i, j] = float(name in record.labels)
     batch["robot_labels"] = labels
+    batch["reason_labels"] = _reasons(records, fleets, labels.shape)
     tasks = [UNKNOWN_TASK if d else r.instruction for r, d in zip(records, no_task, strict=True)]
     return batch, tasks, fleets
+
+
+def _reasons(records: Sequence[Record], fleets: Sequence[Fleet], shape: torch.Size) -> Tensor:
+    """What each task asks for and each robot lacks: (B, N, 2, K), -1 where a record does not say."""
+    kinds = {kind: k for k, kind in enumerate(REQUIREMENTS)}
+    reasons = torch.full((*shape, 2, len(kinds)), -1.0)
+    for i, (record, fleet) in enumerate(zip(records, fleets, strict=True)):
+        if "needs" not in record.tags or "lacks" not in record.tags:
+            continue
+        for j, name in enumerate(fleet.names):
+            reasons[i, j] = 0
+            for row, found in enumerate((record.tags["needs"], record.tags["lacks"].get(name, []))):
+                reasons[i, j, row, [kinds[kind] for kind in found]] = 1
+    return reasons
 
 
 def fleet_group(record: Record) -> str:

@@ -15,6 +15,7 @@ from embervlm.data.schema import SPLITS, Record
 from embervlm.world.chains import chain, plan, ranked
 from embervlm.world.fleets import DEFAULT, POOL_SIZE, KnownFleet, pool
 from embervlm.world.ontology import Scene
+from embervlm.world.oracle import judge, requirements
 from embervlm.world.questions import caption, question
 from embervlm.world.tasks import Task, sample_task
 
@@ -23,7 +24,7 @@ SOURCE = "emberworld"
 PAIR_SHARE = {"train": 0.35, "validation": 0.5, "test": 0.5}
 DEFAULT_SHARE = 0.3
 #: Raised whenever the same arguments would make other records.
-GENERATOR_VERSION = 2
+GENERATOR_VERSION = 3
 
 
 def build(
@@ -161,6 +162,8 @@ def _task_record(split: str, kind: str, i: int, seed: int, fleet: KnownFleet, ta
         "needs_image": task.needs_image,
         "category": task.need.category,
         "fleet": fleet.key,
+        "needs": list(requirements(task.scene, task.need)),
+        "lacks": judge(profiles, task.scene, task.need),
     }
     if pair is not None:
         tags["pair"] = pair

@@ -62,9 +62,7 @@ class Environment:
     fire: bool = False
 
 
-def _environment(
-    name: str, indoor: bool, sites: str, accesses: str, terrains: str, fire: bool = False
-) -> Environment:
+def _environment(name: str, indoor: bool, sites: str, accesses: str, terrains: str, fire: bool = False) -> Environment:
     return Environment(
         name,
         indoor,
@@ -93,7 +91,9 @@ ENVIRONMENTS: dict[str, Environment] = {
         _environment("farmland", False, "ground high", "open gap", "flat uneven rough"),
         _environment("burning building", True, "ground high", "open stairs gap narrow", "flat uneven rough", True),
         _environment("laboratory", True, "ground high", "open stairs narrow", "flat"),
-        _environment("construction site", False, "ground high underwater", "open stairs gap narrow", "flat uneven rough"),
+        _environment(
+            "construction site", False, "ground high underwater", "open stairs gap narrow", "flat uneven rough"
+        ),
     )
 }
 
@@ -103,17 +103,62 @@ COLORS: tuple[str, ...] = ("red", "orange", "yellow", "green", "blue", "purple",
 #: `person`: somebody to help. The painter has a shape for every kind; the language a set of words.
 KINDS: dict[str, frozenset[str]] = {
     **dict.fromkeys(
-        ("crate", "barrel", "toolbox", "sack", "suitcase", "parcel", "gas cylinder", "cooler", "pallet",
-         "bucket", "tyre", "battery pack", "medical kit", "rope coil", "fire extinguisher", "cable drum"),
+        (
+            "crate",
+            "barrel",
+            "toolbox",
+            "sack",
+            "suitcase",
+            "parcel",
+            "gas cylinder",
+            "cooler",
+            "pallet",
+            "bucket",
+            "tyre",
+            "battery pack",
+            "medical kit",
+            "rope coil",
+            "fire extinguisher",
+            "cable drum",
+        ),
         frozenset({"carry"}),
     ),
     **dict.fromkeys(
-        ("valve", "control panel", "hatch", "lever", "pump", "generator", "fuse box", "door lock", "hose reel", "switch"),
+        (
+            "valve",
+            "control panel",
+            "hatch",
+            "lever",
+            "pump",
+            "generator",
+            "fuse box",
+            "door lock",
+            "hose reel",
+            "switch",
+        ),
         frozenset({"operate"}),
     ),
     **dict.fromkeys(
-        ("camera", "antenna", "solar panel", "lamp", "pipe joint", "crack", "sign", "sensor", "beam", "window",
-         "insulator", "propeller", "anchor", "net", "nest", "hive", "vent", "weld seam"),
+        (
+            "camera",
+            "antenna",
+            "solar panel",
+            "lamp",
+            "pipe joint",
+            "crack",
+            "sign",
+            "sensor",
+            "beam",
+            "window",
+            "insulator",
+            "propeller",
+            "anchor",
+            "net",
+            "nest",
+            "hive",
+            "vent",
+            "weld seam",
+        ),
         frozenset({"look"}),
     ),
     **dict.fromkeys(("worker", "hiker", "driver", "child"), frozenset({"person"})),

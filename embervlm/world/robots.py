@@ -186,9 +186,9 @@ def describe(rng: random.Random, profile: Profile, name: str, unseen: bool = Fal
             caps.append(phrase.replace("{kg}", load_text(profile.payload_kg, rng, new)) if key == "payload" else phrase)
     missing = lacks(profile)
     rng.shuffle(missing)
-    limits = [LACKS[key].pick(rng, unseen and rng.random() < 0.5) for key in missing[: rng.randint(0, 2)]]
+    limits = [LACKS[key].pick(rng, unseen and rng.random() < 0.5) for key in missing[: rng.randint(0, 1)]]
     # Padding up to a length drawn without regard to the abilities, as far as the words last.
-    wish = (rng.randint(4, 8), rng.randint(1, 3), rng.randint(1, 3))
+    wish = (rng.randint(4, 7), rng.randint(1, 2), 1)
     budget = WORD_LIMIT - _words(name, *caps, *limits, *places)
     for items, count, source in (
         (caps, wish[0], NEUTRAL_CAPABILITIES),

@@ -154,9 +154,7 @@ class Plan:
         """The global batches of one epoch, as places among the records."""
         samples = self._samples(epoch)
         groups = None if self.groups is None else self.groups[samples]
-        order = epoch_order(
-            self.lengths[samples], self.batch_size, self.seed, epoch, salt=self.salt, groups=groups
-        )
+        order = epoch_order(self.lengths[samples], self.batch_size, self.seed, epoch, salt=self.salt, groups=groups)
         return [samples[batch].tolist() for batch in order]
 
     def _samples(self, epoch: int) -> np.ndarray:
