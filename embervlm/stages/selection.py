@@ -93,7 +93,7 @@ class RobotSelection(Stage):
     image_dropout = 0.08
     task_dropout = 0.04
     #: Share of samples that also write their chain (it triples a sample's tokens).
-    chain_share = 0.25
+    chain_share = 0.125
 
     def trained(self, model: EmberVLM, phase: str) -> list[nn.Module | nn.Parameter]:
         """Fusion, language, selection, mentions, and the reasoning head that writes chains."""
