@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
@@ -73,4 +74,5 @@ def token_ids(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
         "bos": int(tokenizer.bos_token_id) if tokenizer.bos_token_id is not None else eos,
         "eos": eos,
     }
-    return ids | {name: int(tokenizer.convert_tokens_to_ids(name)) for name in SPECIAL_TOKENS}
+    special: Any = tokenizer.convert_tokens_to_ids(list(SPECIAL_TOKENS))
+    return ids | {name: int(i) for name, i in zip(SPECIAL_TOKENS, special, strict=True)}

@@ -1,8 +1,8 @@
 """Attention for short sequences on a CPU, as one of transformers' attention implementations.
 
-Our sequences are short (tens of queries, a few hundred keys) and mostly masked. PyTorch's fused CPU kernel is made for long
-ones: its backward pass takes two to four times as long here as plain matrix products (`benchmarks/attention.py`
-measures it). Elsewhere, and where no gradient is needed, the fused kernel is used.
+Our sequences are short (tens of queries, a few hundred keys) and mostly masked. PyTorch's fused CPU kernel is made
+for long ones: its backward pass takes longer here than plain matrix products (`benchmarks/attention.py` measures by how
+much). Elsewhere, and where no gradient is needed, the fused kernel is used.
 """
 
 from __future__ import annotations

@@ -128,7 +128,8 @@ class WritingMixin:
         if robots == 0 or scores is None:
             logits[:, self.config.token_ids["<|robot|>"]] = -torch.inf  # nobody to mention
         if do_sample:
-            token = torch.multinomial(warp(input_ids, logits).softmax(-1), 1)[:, 0]
+            warped = warp(input_ids, logits)  # type: ignore[arg-type]
+            token = torch.multinomial(warped.softmax(-1), 1)[:, 0]
         else:
             token = logits.argmax(-1)
         if robots == 0 or scores is None:

@@ -50,6 +50,8 @@ class _Layer(DynamicLayer):
 class PrefixCache(Cache):
     """A growing cache of keys and values (B, H, tokens, d) per layer, which may start from pieces."""
 
+    layers: list[_Layer]  # type: ignore[assignment]
+
     def __init__(self) -> None:
         super().__init__(layer_class_to_replicate=_Layer)
 
@@ -135,8 +137,12 @@ def join(robots: PrefixCache | None, robot_index: Tensor, prefix: PrefixCache) -
     joined = PrefixCache()
     count = robot_index.shape[1]
     for layer, own in enumerate(prefix.layers):
+        assert own.keys is not None
+        assert own.values is not None
         if robots is not None and count:
             entry = robots.layers[layer]
+            assert entry.keys is not None
+            assert entry.values is not None
             joined.start_from(layer, _rows(entry.keys, robot_index), _rows(entry.values, robot_index))
         joined.start_from(layer, own.keys, own.values)
     return joined

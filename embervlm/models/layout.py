@@ -1,8 +1,8 @@
 """Who sees whom: masks of robots, prefix and queries.
 
 A sample is read in three passes. Robots first, each alone. Then the prefix (image and task), which sees no robot. Then
-the queries: generated text, which sees everything before it; and selection tokens, each of which sees its own robot, the
-prefix and, only where its kind says so, the generated text.
+the queries: generated text, which sees everything before it; and selection tokens, each of which sees its own robot,
+the prefix and, only where its kind says so, the generated text.
 
 Shape legend: B batch, R distinct robots, N robots of a fleet, L tokens of a robot, C tokens of the prefix,
 G query tokens so far, Q query tokens of this pass.

@@ -69,7 +69,6 @@ class EmberVLM(SelectionMixin, WritingMixin, PreTrainedModel):
     config_class = EmberVLMConfig
     base_model_prefix = "embervlm"
     main_input_name = "input_ids"
-    _no_split_modules = ()
     _supports_sdpa = True
 
     def __init__(self, config: EmberVLMConfig) -> None:

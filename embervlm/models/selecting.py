@@ -93,8 +93,8 @@ class SelectionMixin:
         """`select_robots` for many requests at once: mappings with `image`, `task`, `fleet`.
 
         A request may carry `reasoning_text`, a list of steps that the chain opens with (mentions as `[Name]`).
-        Besides `select_robots`' keys an answer has `scores` (fleet order, before calibration), `direct_scores` (without the
-        chain) and `steps` (the chain with mentions in brackets).
+        Besides `select_robots`' keys an answer has `scores` (fleet order, before calibration), `direct_scores` (without
+        the chain) and `steps` (the chain with mentions in brackets).
         """
         answers: list[dict[str, Any]] = []
         for chunk in _chunks(requests, batch_size):
@@ -181,7 +181,7 @@ class SelectionMixin:
 
     def _batch(self: EmberVLM, chunk: Sequence[dict[str, Any]], fleets: Sequence[Fleet]) -> dict[str, Any]:  # type: ignore[misc]
         self.eval()
-        tasks = [r.get("task") for r in chunk]
+        tasks: list[str] = [r.get("task") or "" for r in chunk]
         for task in tasks:
             if not isinstance(task, str) or not task.strip():
                 raise ValueError("task: empty; say what is to be done")
@@ -227,7 +227,8 @@ class SelectionMixin:
         }
 
     def _reasoned_answer(self: EmberVLM, written: Generation, row: int, fleet: Fleet) -> dict[str, Any]:  # type: ignore[misc]
-        assert written.reasoned_scores is not None and written.scores is not None
+        assert written.reasoned_scores is not None
+        assert written.scores is not None
         answer = self._answer(written.reasoned_scores[row], fleet)
         parts = self.processor.parts(written.sequences[row].tolist(), written.mentions[row].tolist(), fleet.names)
         steps, plan = parse_generated(parts)

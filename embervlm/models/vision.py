@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import timm
 import torch
 from safetensors.torch import load_file
@@ -22,13 +24,17 @@ class VisionEncoder(nn.Module):
 
     def __init__(self, config: EmberVLMConfig) -> None:
         super().__init__()
-        self.backbone = timm.create_model(config.vision_name, pretrained=False, num_classes=0, **config.vision_args)
-        self.width = int(self.backbone.num_features)
+        self.backbone: Any = timm.create_model(
+            config.vision_name, pretrained=False, num_classes=0, **config.vision_args
+        )
+        self.width = int(self.backbone.num_features)  # type: ignore[arg-type]
         self.frozen = False
         for name in ("image_mean", "image_std"):
             value = torch.tensor(getattr(config, name)).view(1, 3, 1, 1)
             self.register_buffer(name, value)
-        self._fused: list[nn.Module] = []  # in a list, so that it is no submodule and is never saved
+        self.image_mean: Tensor
+        self.image_std: Tensor
+        self._fused: list[Any] = []  # in a list, so that it is no submodule and is never saved
 
     def load_weights(self, source: str, config: EmberVLMConfig) -> None:
         """Pretrained weights from the timm hub ("timm") or a safetensors file; an error if they do not fit."""
@@ -50,7 +56,7 @@ class VisionEncoder(nn.Module):
         self._fused.clear()
         return super().train(mode and not self.frozen)
 
-    def _inference_copy(self) -> nn.Module:
+    def inference_copy(self) -> Any:
         if not self._fused:
             fused = reparameterize_model(self.backbone.eval(), inplace=False)
             self._fused.append(fused.requires_grad_(False).to(memory_format=torch.channels_last))
@@ -65,5 +71,5 @@ class VisionEncoder(nn.Module):
             features = self.backbone.forward_features(pixel_values)
         else:
             with torch.no_grad():
-                features = self._inference_copy().forward_features(pixel_values)
+                features = self.inference_copy().forward_features(pixel_values)
         return features.flatten(2).transpose(1, 2)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
+from types import MappingProxyType
 
 import numpy as np
 import torch
@@ -45,7 +45,7 @@ class Alignment(Stage):
 
     number, name, kind = 1, "align", "caption"
     metric = "retrieval_1_of_64"
-    weights: ClassVar = {"contrastive": 0.5, "captioning": 0.5}
+    weights = MappingProxyType({"contrastive": 0.5, "captioning": 0.5})
 
     def trained(self, model: EmberVLM, phase: str) -> list[nn.Module | nn.Parameter]:
         """Fusion, language and the shared embedding."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -52,7 +53,7 @@ class Stage(ABC):
     metric: str
     mode: str = "max"
     #: The loss terms' weights; a configuration may set others (`get_stage(n, losses)`).
-    weights: Mapping[str, float] = {}
+    weights: Mapping[str, float] = MappingProxyType({})
 
     @abstractmethod
     def trained(self, model: EmberVLM, phase: str) -> list[nn.Module | nn.Parameter]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
+from types import MappingProxyType
 
 import numpy as np
 import torch
@@ -43,7 +43,7 @@ class Instruction(Stage):
 
     number, name, kind = 2, "instruction", "instruction"
     metric = "answer_accuracy"
-    weights: ClassVar = {"sft": 0.7, "distillation": 0.3}
+    weights = MappingProxyType({"sft": 0.7, "distillation": 0.3})
     #: Share of training questions whose picture is withheld, so that the model also knows to do without.
     image_dropout = 0.1
 

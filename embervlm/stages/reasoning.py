@@ -11,7 +11,7 @@ Shape legend: B batch, N robots, T tokens, D width; four steps a chain.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
+from types import MappingProxyType
 
 import numpy as np
 import torch
@@ -23,7 +23,7 @@ from embervlm.data.prompts import chain_pieces, plan_pieces
 from embervlm.data.schema import STEPS, Record
 from embervlm.models.modeling import EmberVLM, EmberVLMOutput
 from embervlm.stages.base import Batch, Gather, Stage, StageModule, chunks
-from embervlm.stages.losses import info_nce, rows_before, reason_loss, selection_losses
+from embervlm.stages.losses import info_nce, reason_loss, rows_before, selection_losses
 from embervlm.stages.selection import calibrate, chain_losses, fleet_group, selection_inputs
 
 _ENVIRONMENT_STEP = STEPS.index("environment assessment")
@@ -113,6 +113,7 @@ class ReasoningStageModule(StageModule):
     def _validity(self, output: EmberVLMOutput, batch: Batch) -> Tensor:
         rows = torch.arange(batch["step_ends"].shape[0], device=batch["step_ends"].device)[:, None]
         known = batch["step_ends"] >= 0
+        assert output.text_hidden is not None
         hidden = output.text_hidden[rows, batch["step_ends"].clamp_min(0)]
         logits = self.model.reasoning.validate(hidden)
         return F.binary_cross_entropy_with_logits(logits[known], batch["step_valid"][known])
@@ -132,7 +133,7 @@ class Reasoning(Stage):
     number, name, kind = 4, "cot_reasoning", "reasoning"
     phases = ("modules", "joint")
     metric = "first_choice"
-    weights: ClassVar = {"reasoning": 0.4, "consistency": 0.2, "answer": 0.6, "grounding": 0.1}
+    weights = MappingProxyType({"reasoning": 0.4, "consistency": 0.2, "answer": 0.6, "grounding": 0.1})
     image_dropout = 0.05
     task_dropout = 0.0
     #: Share of training chains in which one step is another record's, for the validator to notice.

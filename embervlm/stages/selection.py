@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import ClassVar
+from types import MappingProxyType
 
 import numpy as np
 import torch
@@ -87,7 +87,7 @@ class RobotSelection(Stage):
 
     number, name, kind = 3, "robot_selection", "selection"
     metric = "first_choice"
-    weights: ClassVar = {"selection": 0.6, "consistency": 0.4}
+    weights = MappingProxyType({"selection": 0.6, "consistency": 0.4})
     #: Shares of training samples whose picture or task is withheld: the model then answers from what is left, and
     #: the text-only and image-only baselines are honest.
     image_dropout = 0.08

@@ -8,6 +8,7 @@ scene graph of EmberWorld's training pictures; the heads that read them are thro
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 import numpy as np
 import torch
@@ -35,7 +36,9 @@ FACTS: dict[str, tuple[str, ...]] = {
 }
 
 #: What decides who can do a task counts most; the 51 kinds would otherwise take over the small encoder.
-WEIGHTS = dict.fromkeys(FACTS, 1.0) | {"terrain": 2.0, "size": 2.0, "light": 0.5, "kind": 0.2, "color": 0.4}
+WEIGHTS = MappingProxyType(
+    dict.fromkeys(FACTS, 1.0) | {"terrain": 2.0, "size": 2.0, "light": 0.5, "kind": 0.2, "color": 0.4}
+)
 
 
 class VisionWarmupModule(StageModule):
@@ -63,7 +66,8 @@ class VisionWarmupModule(StageModule):
                 losses[fact] = F.cross_entropy(logits[known], target[known])
                 correct.append((logits[known].argmax(1) == target[known]).float().mean())
         weights = [self.weights[fact] for fact in losses]
-        loss = sum(w * value for w, value in zip(weights, losses.values(), strict=True)) / sum(weights)
+        values = torch.stack(list(losses.values()))
+        loss = (values * values.new_tensor(weights)).sum() / sum(weights)
         return {"loss": loss, "fact_accuracy": torch.stack(correct).mean()}
 
 

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import product
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -181,7 +182,8 @@ class Repertoire:
 def repertoire(fleet: KnownFleet, draw: Drawer) -> Repertoire:
     """Tasks for the fleet, weighted so that over all of them each robot is able about equally often."""
     rng = random.Random(f"repertoire|{fleet.key}|{fleet.robots[0].robot.name}")
-    asks, boards, members, base = [], [], [], []
+    asks: list[Any] = []
+    boards, members, base = [], [], []
     while len(asks) < (_DEFAULT_BOARDS if fleet.default else _BOARDS):
         ask = draw(rng, fleet)
         board = make_board(fleet, ask[0], ask[2], ask[1])

@@ -16,7 +16,7 @@ def ensure_ray(config: RunConfig) -> None:
         ConnectionError: `cluster.address` names a cluster that cannot be reached.
     """
     if not ray.is_initialized():
-        ray.init(address=config.cluster.address, log_to_driver=False, logging_level=logging.WARNING)
+        ray.init(address=config.cluster.address, log_to_driver=True, logging_level=logging.WARNING)
 
 
 def quiet() -> None:

@@ -127,8 +127,8 @@ def check(config: RunConfig, numbers: list[int]) -> None:
     wanted = cluster.num_workers * cluster.cpus_per_worker + beside
     if wanted > have.get("CPU", 0):
         raise PlanError(
-            f"cluster.num_workers: {cluster.num_workers} workers of {cluster.cpus_per_worker:g} CPUs and {beside:g} for "
-            f"their data need {wanted:g} logical CPUs, and the cluster has {have.get('CPU', 0):g}; use fewer workers, "
+            f"cluster.num_workers: {cluster.num_workers} workers of {cluster.cpus_per_worker:g} CPUs and {beside:g} "
+            f"for their data need {wanted:g} logical CPUs, and the cluster has {have.get('CPU', 0):g}; use fewer, "
             "data.loader=actor, or start the cluster with more logical CPUs (`ray start --num-cpus`)"
         )
     if cluster.use_gpu and have.get("GPU", 0) < cluster.num_workers:

@@ -175,7 +175,7 @@ class _Worker:
         vision = self.model.vision
         if self.settings.zero_stage == 3 and not any(p.requires_grad for p in vision.parameters()):
             with self.backend.whole() if self.backend is not None else contextlib.nullcontext():
-                vision._inference_copy()
+                vision.inference_copy()
 
     def engine(self, phase: int) -> Any:
         from ember_platform.train.engine import Engine, EngineSettings
