@@ -30,7 +30,9 @@ def open_image(image: Any, where: str = "image") -> Image.Image:
         with warnings.catch_warnings():
             # Our own limit below replaces Pillow's warning at half of it.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            picture, where = _open(image, where)
+            if isinstance(image, str | Path):
+                where = f"{where} ({image})"
+            picture = _open(image, where)
             if picture.width * picture.height > MAX_PIXELS:
                 raise ImageError(f"{where}: {picture.width}×{picture.height} pixels, more than {MAX_PIXELS:,}")
             picture.load()
@@ -52,13 +54,13 @@ def open_image(image: Any, where: str = "image") -> Image.Image:
     return picture.convert("RGB")
 
 
-def _open(image: Any, where: str) -> tuple[Image.Image, str]:
+def _open(image: Any, where: str) -> Image.Image:
     if isinstance(image, Image.Image):
-        return image, where
+        return image
     if isinstance(image, str | Path):
-        return Image.open(image), f"{where} {image}"
+        return Image.open(image)
     if isinstance(image, bytes | bytearray | memoryview):
-        return Image.open(io.BytesIO(image)), where
+        return Image.open(io.BytesIO(image))
     if hasattr(image, "__array__"):
         array = np.asarray(image)
         if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (3, 4)) or 0 in array.shape:
@@ -69,7 +71,7 @@ def _open(image: Any, where: str) -> tuple[Image.Image, str]:
             array = np.round(array * 255)
         elif array.min() < 0 or array.max() > 255:
             raise ImageError(f"{where}: an integer array must hold values from 0 to 255")
-        return Image.fromarray(array.astype(np.uint8)), where
+        return Image.fromarray(array.astype(np.uint8))
     raise ImageError(f"{where}: {type(image).__name__} is no picture; give a path, bytes, a PIL image or an array")
 
 

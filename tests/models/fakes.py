@@ -44,6 +44,7 @@ def tiny(model_type: str = "qwen3") -> EmberVLM:
         text_config=text,
         fusion_hidden=32,
         projection_dim=16,
+        max_robot_tokens=256,
     )
     corpus = [robot_text(robot) for robot in default_fleet()] * 3 + [TASK] * 3
     processor = EmberVLMProcessor.build(config, corpus)
@@ -51,7 +52,7 @@ def tiny(model_type: str = "qwen3") -> EmberVLM:
     model.processor = processor
     # Untrained heads of small weights would hide differences below the tolerance.
     with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.ndim > 1:
+        for name, parameter in model.named_parameters():
+            if parameter.ndim > 1 and not name.startswith("vision."):
                 parameter.mul_(3)
     return model

@@ -53,7 +53,7 @@ def test_the_loss_falls_on_a_few_records(number: int, records: dict[str, list[Re
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        losses.append(float(loss))
+        losses.append(loss.item())
     assert losses[-1] < 0.9 * losses[0]
 
 
