@@ -22,7 +22,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_AUTH_MODE", "disabled")
         patch.delenv("RAY_ADDRESS", raising=False)
-        ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+        ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
         yield
         ray.shutdown()
 
@@ -46,6 +46,9 @@ def test_prepare_then_read_with_both_loaders(cluster: None, tmp_path: Path) -> N
 
         def length(self, record: Record) -> int:
             return len(record.instruction)
+
+        def group(self, record: Record) -> str:
+            return record.tags["fleet"]
 
         def collate(self, processor: Any, records: Sequence[Record], seed: int | None) -> dict[str, Any]:
             lengths = torch.tensor([len(record.instruction) for record in records])
