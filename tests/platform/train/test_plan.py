@@ -106,6 +106,8 @@ def test_more_workers_than_the_cluster_has(root: Path, tmp_path: Path, monkeypat
 
 
 def test_bf16_where_there_is_none(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # With a cluster, as a cluster test before this one may leave it, a worker would be asked; it is not patched.
+    monkeypatch.setattr("ray.is_initialized", lambda: False)
     monkeypatch.setattr("ember_platform.train.precision.cpu_has_bf16", lambda: False)
     plan.check_precision(config(root, tmp_path), [3])
     with pytest.raises(plan.PlanError, match=r"stages\.3\.precision: bf16"):
