@@ -136,7 +136,11 @@ class StageConfig(_Model):
     learning_rate: float | list[float] = Field(
         description="peak learning rate above 0, or a list of one per phase (stage 4: two)"
     )
-    weight_decay: float = Field(default=0.01, ge=0, description="AdamW weight decay, at least 0")
+    optimizer: Literal["adamw", "muon"] = Field(
+        default="adamw",
+        description="adamw, or muon (Muon for hidden matrices, AdamW for the rest; needs zero_stage 0)",
+    )
+    weight_decay: float = Field(default=0.01, ge=0, description="weight decay of matrices, at least 0")
     warmup_ratio: float = Field(default=0.05, ge=0, le=1, description="share of the steps that warm up, 0 to 1")
     min_lr_ratio: float = Field(
         default=0.1, ge=0, le=1, description="last learning rate as a share of the peak, 0 to 1"
@@ -335,6 +339,11 @@ def _check_stage(key: str, stage: StageConfig, config: RunConfig) -> None:
         raise _fault(
             f"{at}.batch_size",
             f"{stage.batch_size} does not divide by cluster.num_workers × gradient_accumulation ({share})",
+        )
+    if stage.optimizer == "muon" and stage.zero_stage:
+        raise _fault(
+            f"{at}.optimizer",
+            f"muon updates whole matrices, and zero_stage {stage.zero_stage} takes them apart; use zero_stage 0 or adamw",
         )
     unknown = sorted(set(stage.mixing) - set(config.sources))
     if unknown:

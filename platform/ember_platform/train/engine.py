@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from ember_platform.train import collectives
+from ember_platform.train.optimizer import make_optimizer
 
 _TAG = "engine"
 Gather = Callable[[Tensor], Tensor]
@@ -37,6 +38,7 @@ class EngineSettings:
     clip: float
     precision: str
     zero_stage: int
+    optimizer: str = "adamw"
 
 
 class _Autocast(nn.Module):
@@ -78,21 +80,11 @@ def deepspeed_config(settings: EngineSettings, trainable: int) -> dict[str, Any]
         # Without partitioning the engine clips parameter by parameter; `Engine.step` does it in one call instead.
         "gradient_clipping": settings.clip if settings.zero_stage else 0.0,
         "zero_optimization": zero,
-        # The optimizer is ours (torch's fused AdamW), which DeepSpeed calls untested.
+        # The optimizer is ours (torch's), which DeepSpeed calls untested.
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
         "steps_per_print": 10**12,
     }
-
-
-def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Parameters that train, in two groups: matrices decay; biases, norms and scalars do not."""
-    trained = [p for p in module.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in trained if p.ndim >= 2], "weight_decay": weight_decay},
-        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
-    ]
-    return [group for group in groups if group["params"]]
 
 
 class Engine:
@@ -110,13 +102,13 @@ class Engine:
         if not self._parameters:
             raise ValueError("no parameter of this stage trains; its `prepare` froze everything")
         # Before ZeRO-3 takes the parameters apart: afterwards they have no shape of their own.
-        groups = parameter_groups(module, settings.weight_decay)
+        optimizer = make_optimizer(settings.optimizer, module, settings.weight_decay)
         trainable = sum(p.numel() for p in self._parameters)
         wrapped = _Autocast(module, device, settings.precision == "bf16").to(device)
         with _own_broadcast(deepspeed):
             self._engine, _, _, _ = deepspeed.initialize(
                 model=wrapped,
-                optimizer=torch.optim.AdamW(groups, lr=0.0, fused=True),
+                optimizer=optimizer,
                 config=deepspeed_config(settings, trainable),
             )
         self._gather: Gather | None = collectives.gather_rows if collectives.world_size() > 1 else None

@@ -191,6 +191,7 @@ class _Worker:
                 clip=settings.clip,
                 precision=self.precision,
                 zero_stage=settings.zero_stage,
+                optimizer=settings.optimizer,
             ),
             self.device,
         )

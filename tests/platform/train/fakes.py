@@ -17,7 +17,7 @@ from ember_platform.train import collectives
 from ember_platform.train.engine import Engine, EngineSettings
 from ember_platform.train.loop import Job, PhasePlan
 
-FEATURES = 6
+FEATURES = 16  # wide enough for Muon
 
 
 class Line(nn.Module):
@@ -38,7 +38,7 @@ class Line(nn.Module):
 
 
 def points(count: int) -> tuple[Tensor, Tensor]:
-    """(count, 6) inputs and (count, 1) targets."""
+    """(count, FEATURES) inputs and (count, 1) targets."""
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(count, FEATURES, generator=generator)
     return x, x.sum(1, keepdim=True) * 0.5
@@ -130,6 +130,7 @@ class Run:
             clip=config.clip,
             precision=config.precision,
             zero_stage=config.zero_stage,
+            optimizer=config.optimizer,
         )
         return Engine(self.model, wanted, torch.device("cpu"))
 

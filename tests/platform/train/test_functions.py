@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import copy
+
 from pathlib import Path
 
 import pytest
 import torch
 
-from ember_platform.train.engine import EngineSettings, deepspeed_config, parameter_groups
+from ember_platform.train.engine import EngineSettings, deepspeed_config
+from ember_platform.train.optimizer import hidden_matrices, make_optimizer, parameter_groups
 from ember_platform.train.precision import PrecisionError, cpu_has_bf16, resolve_precision
 from ember_platform.train.schedule import learning_rate, seed_step, step_seed
 
@@ -58,7 +61,8 @@ def test_bf16_where_there_is_none_is_an_error_and_auto_is_fp32(monkeypatch: pyte
 def test_only_matrices_decay_and_only_what_trains_is_listed() -> None:
     module = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.LayerNorm(3), torch.nn.Linear(3, 1))
     module[2].requires_grad_(False)
-    decayed, plain = parameter_groups(module, 0.1)
+    trained = [p for p in module.parameters() if p.requires_grad]
+    decayed, plain = parameter_groups(trained, 0.1)
     assert [p.shape for p in decayed["params"]] == [(3, 2)]
     assert decayed["weight_decay"] == 0.1
     assert len(plain["params"]) == 3
@@ -74,3 +78,52 @@ def test_the_engine_s_configuration_follows_the_settings(stage: int) -> None:
     # Without partitioning the engine's own clipping is off: `Engine.step` clips.
     assert config["gradient_clipping"] == (0.5 if stage else 0.0)
     assert config["zero_optimization"].get("reduce_bucket_size", 0) % 2 == 0
+
+
+def small_language() -> torch.nn.Sequential:
+    return torch.nn.Sequential(torch.nn.Embedding(40, 32), torch.nn.Linear(32, 24), torch.nn.Linear(24, 1))
+
+
+def test_muon_takes_hidden_matrices_and_adamw_the_rest() -> None:
+    module = small_language()
+    assert [id(p) for p in hidden_matrices(module)] == [id(module[1].weight)]
+    module[1].weight.grad = torch.randn(24, 32)
+    before = [p.detach().clone() for p in module.parameters()]
+    optimizer = make_optimizer("muon", module, 0.0)
+    for group in optimizer.param_groups:
+        group["lr"] = 0.01
+    optimizer.step()
+    moved = module[1].weight.detach() - before[1]
+    # An orthogonal update: every singular value is about the same, 0.2 * sqrt(32) * lr.
+    singular = torch.linalg.svdvals(moved) / (0.2 * 32**0.5 * 0.01)
+    assert 0.5 < float(singular.min())
+    assert float(singular.max()) < 1.5
+    same = [torch.equal(p, q) for p, q in zip(module.parameters(), before, strict=True)]
+    assert same == [True, False, True, True, True]  # only one parameter had a gradient
+    with pytest.raises(ValueError, match="'sgd' is not one of adamw, muon"):
+        make_optimizer("sgd", module, 0.0)
+
+
+def test_a_loaded_muon_goes_on_as_if_it_had_not_stopped() -> None:
+    def walk(module: torch.nn.Module, optimizer: torch.optim.Optimizer, steps: range) -> None:
+        for step in steps:
+            generator = torch.Generator().manual_seed(step)
+            ids = torch.randint(0, 40, (8,), generator=generator)
+            for group in optimizer.param_groups:
+                group["lr"] = 0.01 / (step + 1)
+            optimizer.zero_grad()
+            module(ids).square().mean().backward()
+            optimizer.step()
+
+    torch.manual_seed(0)
+    whole = small_language()
+    first = make_optimizer("muon", whole, 0.1)
+    walk(whole, first, range(3))
+    resumed = small_language()
+    resumed.load_state_dict(whole.state_dict())
+    second = make_optimizer("muon", resumed, 0.1)
+    second.load_state_dict(copy.deepcopy(first.state_dict()))
+    walk(whole, first, range(3, 6))
+    walk(resumed, second, range(3, 6))
+    for name, value in whole.state_dict().items():
+        assert torch.equal(value, resumed.state_dict()[name]), name

@@ -12,13 +12,14 @@ import torch.distributed as dist
 from ember_platform.train.loop import train
 from tests.platform.train.fakes import Run, settings
 
-STAGES = (0, 2, 3)
+#: ZeRO stage and optimizer.
+WAYS = ((0, "adamw"), (2, "adamw"), (3, "adamw"), (0, "muon"))
 
 
-def run(folder: Path, zero_stage: int, resume: Path | None = None) -> Run:
+def run(folder: Path, zero_stage: int, optimizer: str, resume: Path | None = None) -> Run:
     folder.mkdir(exist_ok=True)
     # 42 samples in batches of 8: the shares of some steps are not even.
-    made = Run(folder, settings(zero_stage=zero_stage, epochs=1, save_every=2, clip=0.5), count=42)
+    made = Run(folder, settings(zero_stage=zero_stage, optimizer=optimizer, epochs=1, save_every=2, clip=0.5), count=42)
     made.model.dropout.p = 0.0
     if dist.is_initialized() and dist.get_world_size() > 1:
         made.job.report = lambda metrics, checkpoint, name: keep(checkpoint, folder / name)
@@ -38,12 +39,12 @@ def keep(checkpoint: Path | None, target: Path) -> None:
 def worker(rank: int, folder: str) -> None:
     os.environ["LOCAL_RANK"] = str(rank)
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
-    for zero_stage in STAGES:
-        place = Path(folder, f"zero-{zero_stage}")
-        whole = run(place, zero_stage)
-        again = run(place, zero_stage, place / "checkpoint-0-000004")
+    for zero_stage, optimizer in WAYS:
+        place = Path(folder, f"{optimizer}-{zero_stage}")
+        whole = run(place, zero_stage, optimizer)
+        again = run(place, zero_stage, optimizer, place / "checkpoint-0-000004")
         if rank == 0:
-            torch.save((whole.weights(), again.weights()), Path(folder, f"{zero_stage}.pt"))
+            torch.save((whole.weights(), again.weights()), Path(folder, f"{optimizer}-{zero_stage}.pt"))
         dist.barrier()
     dist.destroy_process_group()
 
@@ -55,10 +56,12 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("zero_stage", STAGES)
-def test_two_workers_equal_one_and_resume_exactly(results: Path, tmp_path: Path, zero_stage: int) -> None:
-    whole, again = torch.load(results / f"{zero_stage}.pt", weights_only=True)
-    alone = run(tmp_path / "alone", 0).weights()
+@pytest.mark.parametrize(("zero_stage", "optimizer"), WAYS)
+def test_two_workers_equal_one_and_resume_exactly(
+    results: Path, tmp_path: Path, zero_stage: int, optimizer: str
+) -> None:
+    whole, again = torch.load(results / f"{optimizer}-{zero_stage}.pt", weights_only=True)
+    alone = run(tmp_path / "alone", 0, optimizer).weights()
     for name, value in alone.items():
         assert torch.allclose(whole[name], value, atol=2e-5), name
         assert torch.equal(whole[name], again[name]), name

@@ -1,0 +1,104 @@
+"""The optimizers a stage may name: AdamW for all parameters, or Muon for the hidden matrices and AdamW for the rest.
+
+Muon (Jordan et al., 2024; scaled as in arXiv:2502.16982, so that it shares AdamW's learning rate and weight decay)
+makes the update of a matrix orthogonal, so that directions with small gradients are learned as fast as those with large
+ones. It needs whole matrices and therefore ZeRO stage 0.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+#: The optimizers by the name that a configuration uses.
+NAMES = ("adamw", "muon")
+
+
+class MuonAdamW(torch.optim.Optimizer):
+    """torch's Muon and torch's AdamW over one list of parameter groups and one state, as an engine expects it.
+
+    Args:
+        matrices: groups of 2-D parameters, for Muon.
+        others: groups of all else, for AdamW.
+    """
+
+    def __init__(self, matrices: list[dict[str, Any]], others: list[dict[str, Any]]) -> None:
+        muon = torch.optim.Muon(matrices, lr=0.0, adjust_lr_fn="match_rms_adamw")
+        adamw = torch.optim.AdamW(others, lr=0.0, fused=True)
+        self._parts: list[torch.optim.Optimizer] = [muon, adamw]
+        self._counts = [len(muon.param_groups), len(adamw.param_groups)]
+        super().__init__([*muon.param_groups, *adamw.param_groups], {})
+        self._share()
+
+    def _share(self) -> None:
+        """Let both parts work on this optimizer's own groups and state, which loading replaces."""
+        start = 0
+        for part, count in zip(self._parts, self._counts, strict=True):
+            part.param_groups = self.param_groups[start : start + count]
+            part.state = self.state
+            start += count
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """As torch's."""
+        super().load_state_dict(state_dict)
+        self._share()
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        """Update every parameter that has a gradient; closures are not supported.
+
+        Raises:
+            ValueError: a closure was given.
+        """
+        if closure is not None:
+            raise ValueError("MuonAdamW.step takes no closure")
+        for part in self._parts:
+            part.step()
+
+
+def hidden_matrices(module: nn.Module) -> list[nn.Parameter]:
+    """The parameters that Muon is made for: trained weights of linear layers that map features to features.
+
+    Embedding tables, the vocabulary's output layer, heads with fewer than 16 outputs, and tables of places are not.
+    """
+    tables = {id(m.weight) for m in module.modules() if isinstance(m, nn.Embedding)}
+    found = []
+    for layer in module.modules():
+        if not isinstance(layer, nn.Linear) or not layer.weight.requires_grad:
+            continue
+        if id(layer.weight) not in tables and min(layer.weight.shape) >= 16:
+            found.append(layer.weight)
+    return found
+
+
+def parameter_groups(parameters: list[nn.Parameter], weight_decay: float) -> list[dict[str, Any]]:
+    """Two groups: matrices decay; biases, norms and scalars do not."""
+    groups = [
+        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": weight_decay},
+        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    return [group for group in groups if group["params"]]
+
+
+def make_optimizer(name: str, module: nn.Module, weight_decay: float) -> torch.optim.Optimizer:
+    """The optimizer of this name over the module's parameters that train, its learning rate still 0.
+
+    Args:
+        name: of `NAMES`.
+        module: with `requires_grad` set as the stage wants it, and its parameters whole.
+        weight_decay: of matrices.
+
+    Raises:
+        ValueError: another name.
+    """
+    if name not in NAMES:
+        raise ValueError(f"optimizer: {name!r} is not one of {', '.join(NAMES)}")
+    trained = [p for p in module.parameters() if p.requires_grad]
+    matrices = hidden_matrices(module) if name == "muon" else []
+    if not matrices:
+        return torch.optim.AdamW(parameter_groups(trained, weight_decay), lr=0.0, fused=True)
+    taken = {id(p) for p in matrices}
+    rest = parameter_groups([p for p in trained if id(p) not in taken], weight_decay)
+    return MuonAdamW([{"params": matrices, "weight_decay": weight_decay}], rest)
