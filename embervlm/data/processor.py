@@ -49,6 +49,7 @@ class EmberVLMProcessor(ProcessorMixin):
         super().__init__(tokenizer, **kwargs)
         self.ids = token_ids(tokenizer)
         self._names = {v: k for k, v in self.ids.items()}
+        self._joiners = {*self.words(","), *self.words("and")}
 
     @classmethod
     def build(cls, config: EmberVLMConfig, corpus: Iterable[str] | None = None) -> EmberVLMProcessor:
@@ -120,8 +121,9 @@ class EmberVLMProcessor(ProcessorMixin):
         """Text that is to be written, as ids and mentions (see `pieces`); `start` names the token that opens it.
 
         Returns:
-            `generated_ids`, `generated_mask`, `mention_index` (B, T), and `labels` (B, T): the token itself where it
-            is to be predicted from the one before, -100 elsewhere.
+            `generated_ids`, `generated_mask`, `mention_index` (B, T); `mention_end` (B, T), the place of the last
+            mention of the same list ("[A], [B] and [C]"), -1 elsewhere; and `labels` (B, T): the token itself where
+            it is to be predicted from the one before, -100 elsewhere.
         """
         room = self.max_text_tokens - 1
         rows = [[self.ids[start], *ids[:room]] for ids, _ in written]
@@ -130,8 +132,21 @@ class EmberVLMProcessor(ProcessorMixin):
             "generated_ids": ids,
             "generated_mask": mask,
             "mention_index": self._pad([[-1, *mentions[:room]] for _, mentions in written], -1)[0],
+            "mention_end": self._pad([self._list_ends([-1, *m[:room]], [-1, *i[:room]]) for i, m in written], -1)[0],
             "labels": self._pad([[-100, *row[1:]] for row in rows], -100)[0],
         }
+
+    def _list_ends(self, mentions: Sequence[int], ids: Sequence[int]) -> list[int]:
+        """For every mention the place of the last one of its list; -1 for other tokens."""
+        ends = [-1] * len(mentions)
+        last = -1  # the mention that a list goes on to, seen from the end
+        for place in range(len(mentions) - 1, -1, -1):
+            if mentions[place] >= 0:
+                last = last if last >= 0 else place
+                ends[place] = last
+            elif ids[place] not in self._joiners:
+                last = -1
+        return ends
 
     def segments(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Texts that stand alone (captions to embed): ids and mask (B, T)."""
@@ -165,7 +180,7 @@ class EmberVLMProcessor(ProcessorMixin):
                 continue
             flush()
             if name == "<|robot|>":
-                parts.append(f" [{names[mention]}]" if 0 <= mention < len(names) else " [?]")
+                parts.append(f"[{names[mention]}]" if 0 <= mention < len(names) else "[?]")
             else:
                 parts.append(name)
             if name == "eos":

@@ -45,12 +45,12 @@ def words_and_mentions(text: str, names: Sequence[str]) -> list[Piece]:
     for match in _MENTION.finditer(text):
         if match[1] not in names:
             continue
-        if text[end : match.start()].strip():
-            pieces.append(("words", text[end : match.start()]))
+        if between := text[end : match.start()].strip():
+            pieces.append(("words", between))
         pieces.append(("mention", list(names).index(match[1])))
         end = match.end()
-    if text[end:].strip():
-        pieces.append(("words", text[end:]))
+    if rest := text[end:].strip():
+        pieces.append(("words", rest))
     return pieces
 
 
@@ -108,9 +108,14 @@ def parse_generated(parts: Sequence[str]) -> tuple[list[str], list[dict[str, Any
             if part == "<|action_plan|>":
                 target = plan  # type: ignore[assignment]
         else:
-            current += part
+            current = _joined(current, part.strip())
     close()
     return steps, plan
+
+
+def _joined(text: str, part: str) -> str:
+    """Text and what follows it, with a space between where one belongs."""
+    return text + part if not text or part[:1] in ("", *".,;:!?") else f"{text} {part}"
 
 
 def without_brackets(text: str) -> str:

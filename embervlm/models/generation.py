@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from transformers import LogitsProcessorList, TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
-from embervlm.models.layout import GENERATED, PAD, SELECT_REASONED
+from embervlm.models.layout import GENERATED, PAD, SELECT_REASONED, mentioned
 
 if TYPE_CHECKING:
     from embervlm.models.modeling import Context, EmberVLM
@@ -81,6 +81,7 @@ class WritingMixin:
         token, mention = start_ids, torch.full((samples,), -1, device=device)
         alive = torch.ones(samples, dtype=torch.bool, device=device)
         tokens, mentions = [], []
+        spent = torch.zeros_like(context.robot_mask)  # robots that the step under way has mentioned
         for step in range(max_new_tokens + 1):
             kinds = torch.where(alive, GENERATED, PAD)[:, None]
             hidden = self._append_text(context, token[:, None], mention[:, None], kinds)
@@ -88,7 +89,7 @@ class WritingMixin:
             if step == max_new_tokens or not bool(alive.any()):
                 break
             last = self.reasoning.refine(hidden[:, 0]) if output.scores is not None else hidden[:, 0]
-            token, mention = self._next_token(last, context, output.scores, do_sample, warp, input_ids)
+            token, mention = self._next_token(last, context, output.scores, spent, do_sample, warp, input_ids)
             if forced is not None and step < forced.shape[1]:
                 given = forced[:, step] >= 0
                 token = torch.where(given, forced[:, step], token)
@@ -96,6 +97,7 @@ class WritingMixin:
                     mention = torch.where(given, forced_mentions[:, step], mention)
             token = torch.where(alive, token, ids["pad"])
             mention = torch.where(alive & (token == ids["<|robot|>"]), mention, -1)
+            spent = (spent & ~self.closes_step(token)[:, None]) | mentioned(mention[:, None], spent.shape[1])[:, 0]
             tokens.append(token)
             mentions.append(mention)
         empty = torch.zeros(samples, 0, dtype=torch.long, device=device)
@@ -119,6 +121,7 @@ class WritingMixin:
         hidden: Tensor,
         context: Context,
         scores: Tensor | None,
+        spent: Tensor,
         do_sample: bool,
         warp: LogitsProcessorList,
         input_ids: Tensor,
@@ -134,7 +137,9 @@ class WritingMixin:
             token = logits.argmax(-1)
         if robots == 0 or scores is None:
             return token, torch.full_like(token, -1)
-        pointer = self.reference.pointer(hidden[:, None], context.summaries, scores, context.robot_mask)[:, 0]
+        pointer = self.reference.pointer(
+            hidden[:, None], context.summaries, scores, context.robot_mask, spent[:, None]
+        )[:, 0]
         return token, pointer.argmax(-1)
 
     def _reasoned_scores(self: EmberVLM, context: Context, direct: Tensor) -> Tensor:  # type: ignore[misc]

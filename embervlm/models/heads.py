@@ -91,7 +91,9 @@ class RobotReference(nn.Module):
         weights = self.pool(hidden).squeeze(-1).float().masked_fill(~mask.bool(), -1e4).softmax(dim=-1)
         return (weights.to(hidden.dtype)[:, :, None] * hidden).sum(dim=1)
 
-    def pointer(self, hidden: Tensor, summaries: Tensor, scores: Tensor, robot_mask: Tensor) -> Tensor:
+    def pointer(
+        self, hidden: Tensor, summaries: Tensor, scores: Tensor, robot_mask: Tensor, spent: Tensor | None = None
+    ) -> Tensor:
         """Logits (B, T, N) of the robot that a mention after each token means.
 
         Args:
@@ -99,10 +101,13 @@ class RobotReference(nn.Module):
             summaries: (B, N, D) of the sample's robots.
             scores: (B, N) direct selection scores: what is chosen is also what is said.
             robot_mask: (B, N) True where a robot exists.
+            spent: (B, T, N) True where the step has mentioned the robot already: no step names a robot twice.
         """
         queries, keys = self.query(hidden), self.key(summaries)
         logits = (queries @ keys.transpose(1, 2)).float() / math.sqrt(keys.shape[-1])
         logits = logits + self.score_weight * scores[:, None, :]
+        if spent is not None:
+            logits = logits.masked_fill(spent, -1e3)
         return logits.masked_fill(~robot_mask[:, None, :], -1e4)
 
 

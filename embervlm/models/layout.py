@@ -47,3 +47,25 @@ def query_mask(kinds: Tensor, so_far: Tensor, own: Tensor, fleet_mask: Tensor, p
     sees_robot = (torch.arange(robots, device=kinds.device) == own[:, :, None]) | (q == GENERATED)
     fleet = (sees_robot[:, :, :, None] & fleet_mask[:, None, :, :]).reshape(samples, count, -1)
     return torch.cat([fleet, prefix, queries], dim=2)[:, None]
+
+
+def mentioned(mention_index: Tensor, robots: int) -> Tensor:
+    """Which robot every token mentions: (B, T) → (B, T, N) boolean, all False for ordinary tokens."""
+    return torch.arange(robots, device=mention_index.device) == mention_index[:, :, None]
+
+
+def spent_mentions(mention_index: Tensor, closes_step: Tensor, robots: int) -> Tensor:
+    """The robots that the step under way has mentioned, each token's own mention included.
+
+    Args:
+        mention_index: (B, T) the robot that a token mentions, -1 otherwise.
+        closes_step: (B, T) True on the tokens that end a step.
+        robots: N.
+
+    Returns:
+        (B, T, N) boolean.
+    """
+    count = mentioned(mention_index, robots).long().cumsum(dim=1)
+    # Counts only grow, so the latest count at a step's end is the largest one so far.
+    before = (count * closes_step[:, :, None]).cummax(dim=1).values
+    return count > before

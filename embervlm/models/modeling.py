@@ -214,6 +214,12 @@ class EmberVLM(SelectionMixin, WritingMixin, PreTrainedModel):
         hidden, context.cache = self.language(embeddings, mask, positions, context.cache)
         return hidden
 
+    def closes_step(self, input_ids: Tensor) -> Tensor:
+        """True on the tokens that end a reasoning step or an entry of the plan; any shape."""
+        ids = self.config.token_ids
+        ends = [ids[name] for name in ("<|step|>", "<|reasoning_end|>", "<|action_plan|>")]
+        return torch.isin(input_ids, torch.tensor(ends, device=input_ids.device))
+
     def text_embeddings(self, input_ids: Tensor, mention_index: Tensor | None, context: Context) -> Tensor:
         """Tokens (B, T) → embeddings (B, T, D); a mention also carries the robot that it means.
 

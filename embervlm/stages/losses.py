@@ -6,12 +6,13 @@ D width, E shared embedding.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from embervlm.models.layout import mentioned, spent_mentions
 from embervlm.models.modeling import Context, EmberVLM
 
 
@@ -85,20 +86,37 @@ def language_loss(
 
 
 def pointer_loss(
-    model: EmberVLM, hidden: Tensor, mention_index: Tensor, labels: Tensor, context: Context, scores: Tensor
+    model: EmberVLM,
+    hidden: Tensor,
+    text: Mapping[str, Tensor],
+    context: Context,
+    scores: Tensor,
+    said: Tensor | None = None,
 ) -> Tensor:
     """Cross-entropy of the robots that the text mentions.
 
+    The robots of one list ("[A], [B] and [C]") may come in any order: right is each that the step has not named yet.
+
     Args:
-        hidden: (B, T, D); mention_index, labels: (B, T); only labelled mentions count.
+        hidden: (B, T, D).
+        text: `generated_ids`, `mention_index`, `mention_end` and `labels` (B, T) as the processor makes them; only
+            labelled mentions count.
         scores: (B, N) direct scores; their gradient is not taken here, what is said follows what is chosen.
+        said: (B, T) the mentions that the model was shown, where they differ from the text's.
     """
-    target = mention_index[:, 1:]
-    chosen = (target >= 0) & (labels[:, 1:] >= 0)
+    index, end = text["mention_index"], text["mention_end"]
+    robots = context.robot_mask.shape[1]
+    same_list = (end[:, :, None] == end[:, None, :]) & (end >= 0)[:, :, None]  # (B, T, T)
+    listed = (same_list.float() @ mentioned(index, robots).float()) > 0
+    history = index if said is None else said
+    spent = spent_mentions(history, model.closes_step(text["generated_ids"]), robots)[:, :-1]
+    right = listed[:, 1:] & ~spent
+    chosen = (index[:, 1:] >= 0) & (text["labels"][:, 1:] >= 0) & right.any(-1)
     if not bool(chosen.any()):
         return hidden.sum() * 0
-    logits = model.reference.pointer(hidden[:, :-1], context.summaries, scores.detach(), context.robot_mask)
-    return F.cross_entropy(logits[chosen], target[chosen])
+    logits = model.reference.pointer(hidden[:, :-1], context.summaries, scores.detach(), context.robot_mask, spent)
+    log_probability = F.log_softmax(logits[chosen], dim=-1)
+    return -torch.logsumexp(log_probability.masked_fill(~right[chosen], -1e4), dim=-1).mean()
 
 
 def reason_loss(reasons: Tensor, labels: Tensor, robot_mask: Tensor) -> Tensor:

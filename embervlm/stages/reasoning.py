@@ -21,6 +21,7 @@ from torch.nn import functional as F
 from embervlm.data.processor import EmberVLMProcessor
 from embervlm.data.prompts import chain_pieces, plan_pieces
 from embervlm.data.schema import STEPS, Record
+from embervlm.models.layout import spent_mentions
 from embervlm.models.modeling import EmberVLM, EmberVLMOutput
 from embervlm.stages.base import Batch, Gather, Stage, StageModule, chunks
 from embervlm.stages.losses import info_nce, reason_loss, rows_before, selection_losses
@@ -55,7 +56,7 @@ class ReasoningStageModule(StageModule):
         }
         ids, mentions = self._mixed(batch, inputs, progress * self.sampling_share)
         output = model(generated_ids=ids, mention_index=mentions, select_reasoned=True, **inputs)
-        losses = chain_losses(model, output, batch)
+        losses = chain_losses(model, output, batch, mentions)
         validity = self._validity(output, batch)
         robot_mask = batch["robot_index"] >= 0
         ranking, team = selection_losses(output.reasoned_scores, batch["robot_labels"], robot_mask)
@@ -106,7 +107,13 @@ class ReasoningStageModule(StageModule):
         named = swap & is_mention
         if bool(named.any()):
             context = output.context
-            pointer = model.reference.pointer(hidden, context.summaries, output.scores, context.robot_mask)
+            robots = context.robot_mask.shape[1]
+            spent = spent_mentions(
+                batch["chain_mention_index"], model.closes_step(batch["chain_generated_ids"]), robots
+            )
+            pointer = model.reference.pointer(
+                hidden, context.summaries, output.scores, context.robot_mask, spent[:, :-1]
+            )
             mentions[:, 1:][named] = pointer.argmax(-1)[named]
         return ids, mentions
 

@@ -15,7 +15,7 @@ from embervlm.data.processor import EmberVLMProcessor
 from embervlm.data.prompts import UNKNOWN_TASK, chain_pieces, plan_pieces
 from embervlm.data.schema import Record
 from embervlm.fleet import Fleet, Robot
-from embervlm.models.modeling import EmberVLM
+from embervlm.models.modeling import EmberVLM, EmberVLMOutput
 from embervlm.stages.base import Batch, Gather, Stage, StageModule, draws
 from embervlm.stages.losses import language_loss, pointer_loss, reason_loss, selection_losses
 from embervlm.world.ontology import REQUIREMENTS
@@ -66,19 +66,17 @@ class RobotSelectionModule(StageModule):
         return {"loss": loss, "accuracy": first.mean(), **logged}
 
 
-def chain_losses(model: EmberVLM, output: object, batch: Batch) -> dict[str, Tensor]:
-    """Writing the chain, and meaning the right robots in it."""
-    hidden = model.reasoning.refine(output.text_hidden)  # type: ignore[attr-defined]
-    labels = batch["chain_labels"]
-    reasoning, _ = language_loss(model, hidden, labels)
-    mention = pointer_loss(
-        model,
-        hidden,
-        batch["chain_mention_index"],
-        labels,
-        output.context,  # type: ignore[attr-defined]
-        output.scores,  # type: ignore[attr-defined]
-    )
+def chain_losses(
+    model: EmberVLM, output: EmberVLMOutput, batch: Batch, said: Tensor | None = None
+) -> dict[str, Tensor]:
+    """Writing the chain, and meaning the right robots in it; `said` as in `pointer_loss`."""
+    assert output.text_hidden is not None
+    assert output.context is not None
+    assert output.scores is not None
+    hidden = model.reasoning.refine(output.text_hidden)
+    text = {name: batch[f"{_CHAIN}{name}"] for name in ("generated_ids", "mention_index", "mention_end", "labels")}
+    reasoning, _ = language_loss(model, hidden, text["labels"])
+    mention = pointer_loss(model, hidden, text, output.context, output.scores, said)
     return {"reasoning_loss": reasoning, "mention_loss": mention}
 
 

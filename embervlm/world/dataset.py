@@ -24,7 +24,7 @@ SOURCE = "emberworld"
 PAIR_SHARE = {"train": 0.35, "validation": 0.5, "test": 0.5}
 DEFAULT_SHARE = 0.3
 #: Raised whenever the same arguments would make other records.
-GENERATOR_VERSION = 3
+GENERATOR_VERSION = 4
 
 
 def build(

@@ -47,13 +47,13 @@ def sample_need(rng: random.Random) -> tuple[Need, str]:
     traits = KINDS[kind]
     carries, hands = False, 0
     if category == "inspect":
-        hands = 2 if rng.random() < 0.35 else 0
+        hands = 2 if rng.random() < 0.5 else 0
     elif category == "transport" or (category == "rescue" and "animal" in traits):
-        carries, hands = True, 1 if rng.random() < 0.4 else 0
+        carries, hands = True, 1 if rng.random() < 0.6 else 0
     elif category == "rescue":
-        hands = 2 if rng.random() < 0.35 else 0
-    enduring = rng.random() < (0.35 if category == "survey" else 0.1)
-    fast = not enduring and rng.random() < 0.22
+        hands = 2 if rng.random() < 0.5 else 0
+    enduring = rng.random() < (0.6 if category == "survey" else 0.3)
+    fast = not enduring and rng.random() < 0.45
     return Need(category, carries, hands, fast, enduring), kind
 
 

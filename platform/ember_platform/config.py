@@ -343,7 +343,7 @@ def _check_stage(key: str, stage: StageConfig, config: RunConfig) -> None:
     if stage.optimizer == "muon" and stage.zero_stage:
         raise _fault(
             f"{at}.optimizer",
-            f"muon updates whole matrices, and zero_stage {stage.zero_stage} takes them apart; use zero_stage 0 or adamw",
+            f"muon updates whole matrices, which zero_stage {stage.zero_stage} takes apart; use zero_stage 0 or adamw",
         )
     unknown = sorted(set(stage.mixing) - set(config.sources))
     if unknown:

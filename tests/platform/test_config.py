@@ -38,7 +38,10 @@ def test_overrides_are_yaml_with_plain_exponents() -> None:
         ("stages.7.epochs=1", "stages.7: "),
         ("stages.3.batch_size=31", "stages.3.batch_size: 31 does not divide by cluster.num_workers"),
         ("stages.3.zero_stage=7", "DeepSpeed ZeRO stage: 0, 1, 2 or 3"),
-        ("stages.3={optimizer: muon, zero_stage: 2, epochs: 1, batch_size: 32, learning_rate: 0.1}", "zero_stage 2 takes"),
+        (
+            "stages.3={optimizer: muon, zero_stage: 2, epochs: 1, batch_size: 32, learning_rate: 0.1}",
+            "which zero_stage 2 takes",
+        ),
         ("stages.3.phase_epochs=[1,2]", "stages.3.phase_epochs: only stage 4 has phases"),
         ("stages.4.learning_rate=[1,2,3]", "stages.4.learning_rate: stage 4 has 2 phase(s)"),
         ("stages.1.mixing={coco: 1}", "stages.1.mixing: 'coco' is no source of this run"),

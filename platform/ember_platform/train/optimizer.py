@@ -64,12 +64,13 @@ def hidden_matrices(module: nn.Module) -> list[nn.Parameter]:
     Embedding tables, the vocabulary's output layer, heads with fewer than 16 outputs, and tables of places are not.
     """
     tables = {id(m.weight) for m in module.modules() if isinstance(m, nn.Embedding)}
-    found = []
+    found: list[nn.Parameter] = []
     for layer in module.modules():
         if not isinstance(layer, nn.Linear) or not layer.weight.requires_grad:
             continue
-        if id(layer.weight) not in tables and min(layer.weight.shape) >= 16:
-            found.append(layer.weight)
+        weight = layer.weight
+        if isinstance(weight, nn.Parameter) and id(weight) not in tables and min(weight.shape) >= 16:
+            found.append(weight)
     return found
 
 
