@@ -68,6 +68,7 @@ class WritingMixin:
         with_fleet = inputs.get("robot_index") is not None
         output = self(input_ids=input_ids, attention_mask=attention_mask, select=with_fleet, **inputs)
         context: Context = output.context
+        context.cache.reserve(max_new_tokens + 1 + context.robot_mask.shape[1])
         samples = input_ids.shape[0]
         device = input_ids.device
         warp = LogitsProcessorList()
@@ -89,7 +90,7 @@ class WritingMixin:
             if step == max_new_tokens or not bool(alive.any()):
                 break
             last = self.reasoning.refine(hidden[:, 0]) if output.scores is not None else hidden[:, 0]
-            token, mention = self._next_token(last, context, output.scores, spent, do_sample, warp, input_ids)
+            token, mention = self._next_token(last, context, spent, do_sample, warp, input_ids)
             if forced is not None and step < forced.shape[1]:
                 given = forced[:, step] >= 0
                 token = torch.where(given, forced[:, step], token)
@@ -120,27 +121,22 @@ class WritingMixin:
         self: EmberVLM,
         hidden: Tensor,
         context: Context,
-        scores: Tensor | None,
         spent: Tensor,
         do_sample: bool,
         warp: LogitsProcessorList,
         input_ids: Tensor,
     ) -> tuple[Tensor, Tensor]:
         logits = self.language.logits(hidden).float()
-        robots = context.robot_mask.shape[1]
-        if robots == 0 or scores is None:
-            logits[:, self.config.token_ids["<|robot|>"]] = -torch.inf  # nobody to mention
+        nobody = (spent | ~context.robot_mask).all(dim=1)  # no robot is left that the step has not named
+        logits[nobody, self.config.token_ids["<|robot|>"]] = -torch.inf
         if do_sample:
             warped = warp(input_ids, logits)  # type: ignore[arg-type]
             token = torch.multinomial(warped.softmax(-1), 1)[:, 0]
         else:
             token = logits.argmax(-1)
-        if robots == 0 or scores is None:
+        if context.scores is None:
             return token, torch.full_like(token, -1)
-        pointer = self.reference.pointer(
-            hidden[:, None], context.summaries, scores, context.robot_mask, spent[:, None]
-        )[:, 0]
-        return token, pointer.argmax(-1)
+        return token, self.pointer(hidden[:, None], context, spent[:, None])[:, 0].argmax(-1)
 
     def _reasoned_scores(self: EmberVLM, context: Context, direct: Tensor) -> Tensor:  # type: ignore[misc]
         samples, robots = direct.shape

@@ -84,6 +84,7 @@ class RobotReference(nn.Module):
         self.mention = nn.Linear(width, width)
         self.query = nn.Linear(width, width)
         self.key = nn.Linear(width, width)
+        self.judged_key = nn.Linear(width, width, bias=False)
         self.score_weight = nn.Parameter(torch.tensor(0.5))
 
     def summaries(self, hidden: Tensor, mask: Tensor) -> Tensor:
@@ -92,18 +93,25 @@ class RobotReference(nn.Module):
         return (weights.to(hidden.dtype)[:, :, None] * hidden).sum(dim=1)
 
     def pointer(
-        self, hidden: Tensor, summaries: Tensor, scores: Tensor, robot_mask: Tensor, spent: Tensor | None = None
+        self,
+        hidden: Tensor,
+        summaries: Tensor,
+        selected: Tensor,
+        scores: Tensor,
+        robot_mask: Tensor,
+        spent: Tensor | None = None,
     ) -> Tensor:
         """Logits (B, T, N) of the robot that a mention after each token means.
 
         Args:
             hidden: (B, T, D) states of the tokens before the mention.
             summaries: (B, N, D) of the sample's robots.
+            selected: (B, N, D) states of the direct selection tokens: what was found of each robot.
             scores: (B, N) direct selection scores: what is chosen is also what is said.
             robot_mask: (B, N) True where a robot exists.
             spent: (B, T, N) True where the step has mentioned the robot already: no step names a robot twice.
         """
-        queries, keys = self.query(hidden), self.key(summaries)
+        queries, keys = self.query(hidden), self.key(summaries) + self.judged_key(selected)
         logits = (queries @ keys.transpose(1, 2)).float() / math.sqrt(keys.shape[-1])
         logits = logits + self.score_weight * scores[:, None, :]
         if spent is not None:

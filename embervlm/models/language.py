@@ -20,31 +20,61 @@ class _Layer(DynamicLayer):
     """Keys and values that start from pieces (robots, prefix) which are joined only once, with the first new tokens.
 
     All are held in one precision: under autocast a decoder may hand over wider keys than values, and every step
-    would convert the whole cache again.
+    would convert the whole cache again. With `room` for tokens to come, they are written in place behind the others:
+    appending by concatenation would copy a cache of hundreds of tokens for every token that is written.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.pieces: list[tuple[Tensor, Tensor]] = []
+        self.room = 0
+        self._buffers: tuple[Tensor, Tensor] | None = None
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         key_states = key_states.to(value_states.dtype)
+        if self._buffers is not None:
+            return self._write(key_states, value_states)
         if self.pieces:
             pieces = [*self.pieces, (key_states, value_states)]
             self.keys = torch.cat([k.to(key_states.dtype) for k, _ in pieces], dim=-2)
             self.values = torch.cat([v.to(value_states.dtype) for _, v in pieces], dim=-2)
             self.pieces = []
             self.is_initialized = True
-            return self.keys, self.values
-        if not self.is_initialized:
+        elif not self.is_initialized:
             self.keys, self.values, self.is_initialized = key_states, value_states, True
-            return self.keys, self.values
-        return super().update(key_states, value_states)
+        else:
+            super().update(key_states, value_states)
+        assert self.keys is not None
+        assert self.values is not None
+        if self.room and not self.keys.requires_grad:
+            self._buffers = (_with_room(self.keys, self.room), _with_room(self.values, self.room))
+        return self.keys, self.values
+
+    def _write(self, key_states: Tensor, value_states: Tensor) -> tuple[Tensor, Tensor]:
+        assert self._buffers is not None
+        assert self.keys is not None
+        start, count = self.keys.shape[-2], key_states.shape[-2]
+        if start + count > self._buffers[0].shape[-2]:
+            more = max(count, self.room)
+            keys, values = (_with_room(b[..., :start, :], more) for b in self._buffers)
+            self._buffers = (keys, values)
+        for buffer, new in zip(self._buffers, (key_states, value_states), strict=True):
+            buffer[..., start : start + count, :] = new
+        self.keys, self.values = (buffer[..., : start + count, :] for buffer in self._buffers)
+        return self.keys, self.values
 
     def get_seq_length(self) -> int:
         if self.pieces:
             return sum(k.shape[-2] for k, _ in self.pieces)
         return super().get_seq_length()
+
+
+def _with_room(tensor: Tensor, room: int) -> Tensor:
+    """A copy of (B, H, T, d) with unused space for more tokens: (B, H, T + room, d)."""
+    samples, heads, length, width = tensor.shape
+    buffer = tensor.new_empty(samples, heads, length + room, width)
+    buffer[..., :length, :] = tensor
+    return buffer
 
 
 class PrefixCache(Cache):
@@ -60,6 +90,11 @@ class PrefixCache(Cache):
         while len(self.layers) <= layer:
             self.layers.append(_Layer())
         self.layers[layer].pieces.append((keys, values))
+
+    def reserve(self, tokens: int) -> None:
+        """Make room for so many tokens to come, at the next pass; only where no gradient is taken."""
+        for layer in self.layers:
+            layer.room = tokens
 
 
 class LanguageModel(nn.Module):

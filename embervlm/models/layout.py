@@ -1,8 +1,8 @@
 """Who sees whom: masks of robots, prefix and queries.
 
 A sample is read in three passes. Robots first, each alone. Then the prefix (image and task), which sees no robot. Then
-the queries: generated text, which sees everything before it; and selection tokens, each of which sees its own robot,
-the prefix and, only where its kind says so, the generated text.
+the queries: generated text, which sees everything before it and the selection tokens that do not see it; and selection
+tokens, each of which sees its own robot, the prefix and, only where its kind says so, the generated text.
 
 Shape legend: B batch, R distinct robots, N robots of a fleet, L tokens of a robot, C tokens of the prefix,
 G query tokens so far, Q query tokens of this pass.
@@ -42,7 +42,9 @@ def query_mask(kinds: Tensor, so_far: Tensor, own: Tensor, fleet_mask: Tensor, p
     column = torch.arange(total, device=kinds.device)
     q, k = kinds[:, :, None], so_far[:, None, :]
     written = (k == GENERATED) & (((q == GENERATED) & (row >= column)) | (q == SELECT_REASONED))
-    queries = written | (row == column)
+    # What was found of each robot is open to the reasoning, which the direct scores do not see: no circle.
+    judged = (k == SELECT) & (q == GENERATED)
+    queries = written | judged | (row == column)
     prefix = prefix_mask[:, None, :] & (q != PAD)
     sees_robot = (torch.arange(robots, device=kinds.device) == own[:, :, None]) | (q == GENERATED)
     fleet = (sees_robot[:, :, :, None] & fleet_mask[:, None, :, :]).reshape(samples, count, -1)

@@ -46,6 +46,8 @@ class Context:
     prefix_mask: Tensor  # (B, C)
     next_position: Tensor  # (B,)
     kinds: Tensor  # (B, G) kinds of the query tokens so far
+    scores: Tensor | None = None  # (B, N) direct scores, once they were asked for
+    selected: Tensor | None = None  # (B, N, D) states of the direct selection tokens
 
 
 @dataclass
@@ -220,6 +222,20 @@ class EmberVLM(SelectionMixin, WritingMixin, PreTrainedModel):
         ends = [ids[name] for name in ("<|step|>", "<|reasoning_end|>", "<|action_plan|>")]
         return torch.isin(input_ids, torch.tensor(ends, device=input_ids.device))
 
+    def pointer(self, hidden: Tensor, context: Context, spent: Tensor) -> Tensor:
+        """Logits (B, T, N) of the robot that a mention after each of the states (B, T, D) means.
+
+        The direct scores count, and no gradient flows into them: what is said follows what is chosen. `spent`
+        (B, T, N) are the robots that the step has named.
+
+        Raises:
+            ValueError: the context's robots have not been scored.
+        """
+        if context.scores is None or context.selected is None:
+            raise ValueError("pointer: the robots have no scores yet; ask for them with select=True")
+        scores = context.scores.detach()
+        return self.reference.pointer(hidden, context.summaries, context.selected, scores, context.robot_mask, spent)
+
     def text_embeddings(self, input_ids: Tensor, mention_index: Tensor | None, context: Context) -> Tensor:
         """Tokens (B, T) → embeddings (B, T, D); a mention also carries the robot that it means.
 
@@ -287,6 +303,7 @@ class EmberVLM(SelectionMixin, WritingMixin, PreTrainedModel):
             if kind == SELECT:
                 scores, output.reasons = self.selection(selected)
                 output.scores = scores.masked_fill(~context.robot_mask, -1e4)
+                context.scores, context.selected = output.scores, selected
             else:
                 direct = output.scores if output.scores is not None else torch.zeros_like(selected[:, :, 0])
                 answer = self.reasoning.answer(selected, direct)

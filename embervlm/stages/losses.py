@@ -90,7 +90,6 @@ def pointer_loss(
     hidden: Tensor,
     text: Mapping[str, Tensor],
     context: Context,
-    scores: Tensor,
     said: Tensor | None = None,
 ) -> Tensor:
     """Cross-entropy of the robots that the text mentions.
@@ -101,7 +100,6 @@ def pointer_loss(
         hidden: (B, T, D).
         text: `generated_ids`, `mention_index`, `mention_end` and `labels` (B, T) as the processor makes them; only
             labelled mentions count.
-        scores: (B, N) direct scores; their gradient is not taken here, what is said follows what is chosen.
         said: (B, T) the mentions that the model was shown, where they differ from the text's.
     """
     index, end = text["mention_index"], text["mention_end"]
@@ -114,7 +112,7 @@ def pointer_loss(
     chosen = (index[:, 1:] >= 0) & (text["labels"][:, 1:] >= 0) & right.any(-1)
     if not bool(chosen.any()):
         return hidden.sum() * 0
-    logits = model.reference.pointer(hidden[:, :-1], context.summaries, scores.detach(), context.robot_mask, spent)
+    logits = model.pointer(hidden[:, :-1], context, spent)
     log_probability = F.log_softmax(logits[chosen], dim=-1)
     return -torch.logsumexp(log_probability.masked_fill(~right[chosen], -1e4), dim=-1).mean()
 

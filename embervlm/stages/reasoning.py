@@ -111,9 +111,7 @@ class ReasoningStageModule(StageModule):
             spent = spent_mentions(
                 batch["chain_mention_index"], model.closes_step(batch["chain_generated_ids"]), robots
             )
-            pointer = model.reference.pointer(
-                hidden, context.summaries, output.scores, context.robot_mask, spent[:, :-1]
-            )
+            pointer = model.pointer(hidden, context, spent[:, :-1])
             mentions[:, 1:][named] = pointer.argmax(-1)[named]
         return ids, mentions
 

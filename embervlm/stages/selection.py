@@ -72,11 +72,10 @@ def chain_losses(
     """Writing the chain, and meaning the right robots in it; `said` as in `pointer_loss`."""
     assert output.text_hidden is not None
     assert output.context is not None
-    assert output.scores is not None
     hidden = model.reasoning.refine(output.text_hidden)
     text = {name: batch[f"{_CHAIN}{name}"] for name in ("generated_ids", "mention_index", "mention_end", "labels")}
     reasoning, _ = language_loss(model, hidden, text["labels"])
-    mention = pointer_loss(model, hidden, text, output.context, output.scores, said)
+    mention = pointer_loss(model, hidden, text, output.context, said)
     return {"reasoning_loss": reasoning, "mention_loss": mention}
 
 

@@ -68,10 +68,10 @@ def test_any_order_of_a_list_costs_the_same(model: EmberVLM) -> None:
         # Only the first mention counts here: the labels of the others are taken away.
         labels = torch.full_like(text["labels"], -100)
         labels[0, place] = text["labels"][0, place]
-        scores = torch.zeros(1, len(NAMES))
-        scores[0, NAMES.index(favoured)] = 40.0
+        output.context.scores = torch.zeros(1, len(NAMES))
+        output.context.scores[0, NAMES.index(favoured)] = 40.0
         with torch.no_grad():
-            loss = pointer_loss(model, output.text_hidden, {**text, "labels": labels}, output.context, scores)
+            loss = pointer_loss(model, output.text_hidden, {**text, "labels": labels}, output.context)
         return float(loss)
 
     assert cost("Drone") < 0.1
@@ -94,3 +94,23 @@ def test_no_robot_is_named_twice_in_a_step(model: EmberVLM) -> None:
 def test_spaces_around_mentions_are_as_written() -> None:
     parts = ["send", "[A]", ",", "[B]", " and", "[C]", ".", "<|reasoning_end|>", "eos"]
     assert parse_generated(parts)[0] == ["send [A], [B] and [C]."]
+
+
+@pytest.mark.parametrize("text", ["weight 15 kg.", "two of 3,200 m and 7", "no number at all"])
+def test_numbers_come_back_as_they_were(model: EmberVLM, text: str) -> None:
+    processor = model.processor
+    assert processor.plain(processor.words(text)) == text
+
+
+def test_the_reasoning_knows_what_was_found_of_the_robots(model: EmberVLM) -> None:
+    """A chain's states change with the direct selection tokens, and the direct scores do not change with the chain."""
+    processor = model.processor
+    inputs = processor.texts(["look"]) | processor.robots([Fleet.of(None)])
+    written = processor.generated([processor.pieces(chain_pieces(STEPS, NAMES))], start="<|reasoning_start|>")
+    text = {k: written[k] for k in ("generated_ids", "generated_mask", "mention_index")}
+    with torch.no_grad():
+        judged = model(**inputs, **text, select=True)
+        blind = model(**inputs, **text, select=False)
+        direct = model(**inputs, select=True)
+    assert not torch.allclose(judged.text_hidden, blind.text_hidden, atol=1e-4)
+    assert torch.allclose(judged.scores, direct.scores, atol=1e-4)
