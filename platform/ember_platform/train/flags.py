@@ -45,16 +45,18 @@ class Request:
     dry_run: bool
 
 
-def parser(description: str, stages: bool = True) -> argparse.ArgumentParser:
+def parser(description: str, stages: bool | None = True) -> argparse.ArgumentParser:
     """The flags of a training job.
 
     Args:
         description: for `--help`.
-        stages: `--stages 1,2,3,4`; otherwise `--stage N`.
+        stages: `--stages 1,2,3,4`; False: `--stage N`; None: neither, it is stage 3.
     """
     made = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     made.add_argument("--config", default="configs/laptop.yaml", help="YAML file of a RunConfig")
-    if stages:
+    if stages is None:
+        made.set_defaults(stage=3)
+    elif stages:
         made.add_argument(
             "--stages", default="1,2,3,4", help="stages to run, in order; stage 0 joins where it is needed"
         )
