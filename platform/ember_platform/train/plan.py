@@ -136,7 +136,19 @@ def check(config: RunConfig, numbers: list[int]) -> None:
             f"cluster.num_workers: {cluster.num_workers} workers with a GPU each, and the cluster has "
             f"{have.get('GPU', 0):g}; use fewer workers or cluster.use_gpu=false"
         )
+    if 2 in numbers and config.teacher.model:
+        check_teacher(config.teacher.model)
     check_precision(config, numbers)
+
+
+def check_teacher(folder: str) -> None:
+    """The teacher is there, before the stages ahead of it are trained.
+
+    Raises:
+        PlanError: it is no model folder.
+    """
+    if not storage.exists(storage.join(folder, "config.json")):
+        raise PlanError(f"teacher.model: {folder} is no EmberVLM folder (no config.json)")
 
 
 def check_precision(config: RunConfig, numbers: list[int]) -> None:
