@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 
 from ember_platform.config import ConfigError, load_config
 from ember_platform.data.manifest import DataError, Manifest
@@ -16,14 +17,14 @@ from ember_platform.train.plan import PlanError
 from ember_platform.train.teach import teach
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Parse, teach, print where; 2 where it cannot be done."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", default="configs/laptop.yaml", help="YAML file of a RunConfig")
     parser.add_argument("--teacher", help="EmberVLM folder of the teacher (teacher.model)")
     parser.add_argument("--student", help="folder of the model to be taught; default: stage 1 of output_dir")
     parser.add_argument("overrides", nargs="*", metavar="field=value", help="any field, dotted")
-    given = parser.parse_intermixed_args()
+    given = parser.parse_intermixed_args(arguments)
     named = [f"teacher.model={given.teacher}"] if given.teacher else []
     try:
         config = load_config(given.config, [*named, *given.overrides])

@@ -67,8 +67,8 @@ class Record:
     holds the four steps (`STEPS`). `tags` slices evaluation and carries ground truth for probes
     ("question_type", "wording_unseen", "robots_unseen", "pair", "scene": {…}, "needs": the kinds of
     requirement, "lacks": {robot: those it does not meet}); no tag is ever an
-    input of the model. The teacher fields hold, per response token, the top-k ids and
-    log-probabilities of a teacher with the same tokenizer.
+    input of the model. `teacher_text` is a teacher's own answer; with the same tokenizer there are also, per
+    response token, its top-k ids and log-probabilities.
     """
 
     id: str

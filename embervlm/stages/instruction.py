@@ -1,4 +1,9 @@
-"""Stage 2: instruction tuning. 0.7 supervised answers + 0.3 distillation (T = 2) where a teacher has spoken."""
+"""Stage 2: instruction tuning. 0.7 supervised answers + 0.3 distillation where a teacher has spoken.
+
+A teacher with our tokenizer is matched at the answer's tokens: KL divergence at temperature 2 on its stored top-k. Of one
+with another tokenizer only the words mean something here: its own answer is learned as a second one (sequence-level
+distillation, Kim & Rush, arXiv:1606.07947).
+"""
 
 from __future__ import annotations
 
@@ -16,26 +21,47 @@ from embervlm.stages.base import Batch, Gather, Stage, StageModule, draws
 from embervlm.stages.losses import language_loss
 
 
+_TAUGHT = "taught_"
+
+
 class InstructionModule(StageModule):
-    """Answers from the data and, at their tokens, the teacher's stored distribution."""
+    """Answers from the data and, at their tokens, the teacher's stored distribution, or else the teacher's answers."""
 
     temperature = 2.0
 
     def forward(self, batch: Batch, progress: float = 0.0, gather: Gather | None = None) -> dict[str, Tensor]:
         """The supervised loss, and the distillation loss where records have teacher fields."""
-        output = self.model(**batch)
-        supervised, distilled = language_loss(
-            self.model,
-            output.text_hidden,
+        model = self.model
+        features = model.visual_features(batch["pixel_values"]) if "pixel_values" in batch else None
+        supervised, matched = language_loss(
+            model,
+            model(**batch, image_features=features).text_hidden,
             batch["labels"],
             batch.get("teacher_ids"),
             batch.get("teacher_logprobs"),
             self.temperature,
         )
-        if distilled is None:
+        terms = [matched] if matched is not None else []
+        if f"{_TAUGHT}rows" in batch:
+            terms.append(self._repeated(batch, features))
+        if not terms:
             return {"loss": supervised, "sft_loss": supervised.detach()}
+        distilled = torch.stack(terms).sum()
         loss = self.weights["sft"] * supervised + self.weights["distillation"] * distilled
         return {"loss": loss, "sft_loss": supervised.detach(), "distill_loss": distilled.detach()}
+
+    def _repeated(self, batch: Batch, features: Tensor | None) -> Tensor:
+        """Cross-entropy of the teacher's own answers to the questions that have one."""
+        rows = batch[f"{_TAUGHT}rows"]
+        output = self.model(
+            input_ids=batch["input_ids"][rows],
+            attention_mask=batch["attention_mask"][rows],
+            image_features=None if features is None else features[rows],
+            image_mask=None if features is None else batch["image_mask"][rows],
+            generated_ids=batch[f"{_TAUGHT}generated_ids"],
+            generated_mask=batch[f"{_TAUGHT}generated_mask"],
+        )
+        return language_loss(self.model, output.text_hidden, batch[f"{_TAUGHT}labels"])[0]
 
 
 class Instruction(Stage):
@@ -57,13 +83,13 @@ class Instruction(Stage):
 
     def collate(self, processor: EmberVLMProcessor, records: Sequence[Record], seed: int | None) -> Batch:
         """Questions, pictures, answers and what a teacher said."""
-        written = [processor.pieces([("words", r.response), ("special", "eos")]) for r in records]
-        batch: Batch = processor.texts([r.instruction for r in records]) | processor.generated(written)
+        batch: Batch = processor.texts([r.instruction for r in records])
+        batch |= _answers(processor, [r.response for r in records])
         drop = np.zeros(len(records), dtype=bool)
         if seed is not None:
             drop = draws(records, seed, 1)[:, 0] < self.image_dropout
         batch |= processor.images([None if d else r.image for r, d in zip(records, drop, strict=True)])
-        return batch | _teacher(records, batch["labels"])
+        return batch | _teacher(records, batch["labels"]) | _teacher_answers(processor, records)
 
     @torch.inference_mode()
     def evaluate(
@@ -76,6 +102,23 @@ class Instruction(Stage):
         answers = model.generate_texts(requests, max_new_tokens=16, batch_size=batch_size)
         right = [a.strip().lower() == r.response.strip().lower() for a, r in zip(answers, records, strict=True)]
         return {"answer_accuracy": float(np.mean(right))}
+
+
+def _answers(processor: EmberVLMProcessor, texts: Sequence[str]) -> Batch:
+    """Answers that are to be written, each up to its end token."""
+    return processor.generated([processor.pieces([("words", text), ("special", "eos")]) for text in texts])
+
+
+def _teacher_answers(processor: EmberVLMProcessor, records: Sequence[Record]) -> Batch:
+    """A teacher's answers where its distributions are not stored, and whose they are (`taught_rows`); or nothing.
+
+    Where it had nothing to say the data's answer stands, so that every worker has the same terms in its loss.
+    """
+    rows = [i for i, r in enumerate(records) if r.teacher_text is not None and not r.teacher_token_ids]
+    if not rows:
+        return {}
+    spoken = _answers(processor, [records[i].teacher_text or records[i].response for i in rows])
+    return {f"{_TAUGHT}rows": torch.tensor(rows)} | {f"{_TAUGHT}{name}": value for name, value in spoken.items()}
 
 
 def _teacher(records: Sequence[Record], labels: Tensor) -> Batch:

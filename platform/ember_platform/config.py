@@ -194,12 +194,10 @@ class TrackingConfig(_Model):
 
 
 class TeacherConfig(_Model):
-    """Offline distillation of stage 2."""
+    """Offline distillation of stage 2; what the teacher weighs in the loss is `stages.2.losses.distillation`."""
 
-    model: str | None = Field(default=None, description="folder or hub name of the teacher, or null: no distillation")
+    model: Location | None = Field(default=None, description="EmberVLM folder of the teacher, or null: no distillation")
     top_k: int = Field(default=16, ge=1, description="log-probabilities kept per token, at least 1")
-    temperature: float = Field(default=2.0, gt=0, description="softening of both distributions, above 0")
-    alpha: float = Field(default=0.3, ge=0, le=1, description="weight of the distillation loss against SFT, 0 to 1")
 
 
 class EvaluationConfig(_Model):

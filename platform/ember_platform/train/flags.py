@@ -29,7 +29,7 @@ FIELDS: dict[str, tuple[str, str]] = {
     "stage1_epochs": ("stages.1.epochs", "epochs of stage 1"),
     "stage2_epochs": ("stages.2.epochs", "epochs of stage 2"),
     "stage3_robot_epochs": ("stages.3.epochs", "epochs of stage 3"),
-    "teacher": ("teacher.model", "model folder or hub name that stage 2 is distilled from"),
+    "teacher": ("teacher.model", "EmberVLM folder that stage 2 is distilled from"),
 }
 #: Flags that only mean something together.
 PHASE_FLAGS = ("stage4_phase1_epochs", "stage4_phase2_epochs")
@@ -45,16 +45,18 @@ class Request:
     dry_run: bool
 
 
-def parser(description: str, stages: bool = True) -> argparse.ArgumentParser:
+def parser(description: str, stages: bool | None = True) -> argparse.ArgumentParser:
     """The flags of a training job.
 
     Args:
         description: for `--help`.
-        stages: `--stages 1,2,3,4`; otherwise `--stage N`.
+        stages: `--stages 1,2,3,4`; False: `--stage N`; None: neither, it is stage 3.
     """
     made = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     made.add_argument("--config", default="configs/laptop.yaml", help="YAML file of a RunConfig")
-    if stages:
+    if stages is None:
+        made.set_defaults(stage=3)
+    elif stages:
         made.add_argument(
             "--stages", default="1,2,3,4", help="stages to run, in order; stage 0 joins where it is needed"
         )

@@ -8,17 +8,20 @@ import sys
 from collections.abc import Sequence
 from types import FrameType
 
+from ember_platform import storage
 from ember_platform.config import ConfigError
 from ember_platform.data.manifest import DataError
 from ember_platform.storage import StorageError
 from ember_platform.train import flags, folders
+from ember_platform.train.folds import check_folds, fold_config, run_folds, table
 from ember_platform.train.loop import TrainingError
 from ember_platform.train.pipeline import closing_lines, run_pipeline
 from ember_platform.train.plan import PlanError, first_model, plan_lines, wanted_stages
 from ember_platform.train.stage_run import last_checkpoint
+from embervlm.data.readers.robot_selection import ReaderError
 
 #: Faults of configuration, data or cluster: their message is meant for the user, a traceback would bury it.
-_TOLD = (ConfigError, DataError, PlanError, StorageError, TrainingError)
+_TOLD = (ConfigError, DataError, PlanError, ReaderError, StorageError, TrainingError)
 
 
 def main(made: argparse.ArgumentParser, arguments: Sequence[str] | None = None) -> int:
@@ -41,6 +44,31 @@ def main(made: argparse.ArgumentParser, arguments: Sequence[str] | None = None) 
         return 130
     print("\n".join(closing_lines(request.config, outcome)), flush=True)
     return 1 if outcome.problems else 0
+
+
+def folds(made: argparse.ArgumentParser, arguments: Sequence[str] | None = None) -> int:
+    """Run the cross-validation job; exit codes as `main`."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        request = flags.parse(made, arguments)
+        config = request.config
+        check_folds(config)
+        if request.dry_run:
+            numbers = wanted_stages(config, request.stages)
+            start = first_model(config, numbers, request.resume_from)
+            lines = plan_lines(fold_config(config, 0), numbers, start)
+            print("\n".join([f"{config.data.robot_folds} folds; the first:", *lines]))
+            return 0
+        content = run_folds(config, request.resume_from, say=_say)
+    except _TOLD as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on with the fold that was at work", file=sys.stderr, flush=True)
+        return 130
+    print(f"{content['samples']} records in {config.data.robot_folds} folds, percent, ± deviation over folds")
+    print(f"{table(content)}\n→ {storage.join(config.output_dir, folders.METRICS)}", flush=True)
+    return 0
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

@@ -42,6 +42,7 @@ def run_pipeline(
     resume_from: str | None = None,
     say: Say = print,
     observers: list[Callable[..., None]] | None = None,
+    register: bool = True,
 ) -> Outcome:
     """Prepare the data, train the stages that are not done, evaluate and register each.
 
@@ -51,6 +52,7 @@ def run_pipeline(
         resume_from: a checkpoint of the first stage, or a model folder or an earlier stage's checkpoint to start from.
         say: takes lines of progress.
         observers: see `stage_run.run_stage`.
+        register: register the models; False for runs whose models nobody will serve.
 
     Raises:
         PlanError: something that can be known before any work starts is wrong.
@@ -64,7 +66,7 @@ def run_pipeline(
     ensure_ray(config)
     check(config, numbers)
     manifest = prepare(config, say=say)
-    run = _Pipeline(config, manifest, say, observers)
+    run = _Pipeline(config, manifest, say, observers, register)
     try:
         outcome = run.stages(numbers, start)
     except BaseException as error:
@@ -79,7 +81,12 @@ class _Pipeline:
     """One run's actor, tracker and what it has found so far."""
 
     def __init__(
-        self, config: RunConfig, manifest: Manifest, say: Say, observers: list[Callable[..., None]] | None
+        self,
+        config: RunConfig,
+        manifest: Manifest,
+        say: Say,
+        observers: list[Callable[..., None]] | None,
+        registers: bool,
     ) -> None:
         import ray
 
@@ -87,6 +94,7 @@ class _Pipeline:
         from ember_platform.train.models import ModelDesk
 
         self.config, self.manifest, self.say, self.observers = config, manifest, say, observers
+        self.registers = registers
         self.data_dir = manifest.dir
         resources = {"num_cpus": 0.1, "num_gpus": 0.1 if config.cluster.use_gpu else 0}
         self.desk: Any = ray.remote(ModelDesk).options(**resources).remote(config, self.data_dir)
@@ -181,7 +189,7 @@ class _Pipeline:
             done["evaluated"] = True
             folders.write_json(storage.join(folder, folders.DONE), done)
         self.outcome.metrics[number] = metrics
-        if done["version"] is None and number > 0:
+        if done["version"] is None and number > 0 and self.registers:
             done["version"] = self.register(number, final, metrics, done)
             folders.write_json(storage.join(folder, folders.DONE), done)
         if done["version"] is not None:

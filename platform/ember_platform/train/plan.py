@@ -136,7 +136,19 @@ def check(config: RunConfig, numbers: list[int]) -> None:
             f"cluster.num_workers: {cluster.num_workers} workers with a GPU each, and the cluster has "
             f"{have.get('GPU', 0):g}; use fewer workers or cluster.use_gpu=false"
         )
+    if 2 in numbers and config.teacher.model:
+        check_teacher(config.teacher.model)
     check_precision(config, numbers)
+
+
+def check_teacher(folder: str) -> None:
+    """The teacher is there, before the stages ahead of it are trained.
+
+    Raises:
+        PlanError: it is no model folder.
+    """
+    if not storage.exists(storage.join(folder, "config.json")):
+        raise PlanError(f"teacher.model: {folder} is no EmberVLM folder (no config.json)")
 
 
 def check_precision(config: RunConfig, numbers: list[int]) -> None:
@@ -168,7 +180,7 @@ def check_precision(config: RunConfig, numbers: list[int]) -> None:
 def make_plan(config: RunConfig, numbers: list[int]) -> list[PhaseRow]:
     """Every phase of the stages, counted.
 
-    Parameters are counted on the model itself, steps on the prepared data or, before that, on `data.counts`.
+    Parameters are counted on the model itself, steps on the prepared data or, before that, on what would be prepared.
 
     Raises:
         PlanError: neither says how many records there will be.
@@ -216,10 +228,10 @@ def make_plan(config: RunConfig, numbers: list[int]) -> list[PhaseRow]:
 
 
 def train_rows(config: RunConfig, stage: int) -> int:
-    """Training records of a stage: counted where the data is prepared, else as `data.counts` asks for.
+    """Training records of a stage: counted where the data is prepared, else those that preparing it would make.
 
     Raises:
-        PlanError: there is neither.
+        PlanError: there is neither. ReaderError: `data.robot_data` cannot be read.
     """
     if storage.exists(storage.join(config.data.dir, FILE)):
         manifest = Manifest.load(config.data.dir)
@@ -227,10 +239,14 @@ def train_rows(config: RunConfig, stage: int) -> int:
             return manifest.rows(stage, "train")
         except DataError as error:
             raise PlanError(str(error)) from error
-    counts = config.data.counts.get(stage_folder(stage))  # type: ignore[call-overload]
-    if counts is None:
+    from ember_platform.data.sources import plan
+
+    wanted = [
+        spec.count for spec in plan(config)[0].specs if (spec.stage, spec.split) == (stage_folder(stage), "train")
+    ]
+    if not wanted:
         raise PlanError(f"stage {stage}: no manifest in {config.data.dir} and no data.counts; run jobs/prepare_data.py")
-    return int(counts.train)
+    return sum(wanted)
 
 
 def memory(trained: int, total: int, zero_stage: int, workers: int) -> dict[str, float]:
@@ -271,7 +287,7 @@ def plan_lines(config: RunConfig, numbers: list[int], start: Start) -> list[str]
         )
     widths = [max(len(line[i]) for line in table) for i in range(len(head))]
     prepared = storage.exists(storage.join(config.data.dir, FILE))
-    data = "prepared" if prepared else "not prepared yet: records as data.counts has them"
+    data = "prepared" if prepared else "not prepared yet: records as the configuration has them"
     return [
         f"plan of {config.name}: {config.preset}, seed {config.seed}, output in {config.output_dir}",
         f"starts from {start.resume or start.parent or 'a new model'}",

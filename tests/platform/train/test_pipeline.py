@@ -75,6 +75,7 @@ class House:
             manifest=self.manifest(),
             say=self.lines.append,
             observers=None,
+            registers=True,
             data_dir="data",
             tracker=silent,
             tracking_run="parent",
