@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -12,9 +13,12 @@ from torch import Tensor, nn
 from embervlm.data.processor import EmberVLMProcessor
 from embervlm.data.prompts import CAPTION_PROMPT
 from embervlm.data.schema import Record
-from embervlm.models.modeling import EmberVLM
 from embervlm.stages.base import Batch, Gather, Stage, StageModule, chunks
 from embervlm.stages.losses import info_nce, language_loss, rows_before
+
+if TYPE_CHECKING:
+    # Processes that only make batches need no model.
+    from embervlm.models.modeling import EmberVLM
 
 
 class AlignmentModule(StageModule):

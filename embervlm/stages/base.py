@@ -9,7 +9,7 @@ import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -17,7 +17,10 @@ from torch import Tensor, nn
 
 from embervlm.data.processor import EmberVLMProcessor
 from embervlm.data.schema import Record
-from embervlm.models.modeling import EmberVLM
+
+if TYPE_CHECKING:
+    # Processes that only make batches need no model.
+    from embervlm.models.modeling import EmberVLM
 
 Gather = Callable[[Tensor], Tensor]
 Batch = dict[str, Any]

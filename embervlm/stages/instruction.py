@@ -1,7 +1,7 @@
 """Stage 2: instruction tuning. 0.7 supervised answers + 0.3 distillation where a teacher has spoken.
 
-A teacher with our tokenizer is matched at the answer's tokens: KL divergence at temperature 2 on its stored top-k. Of one
-with another tokenizer only the words mean something here: its own answer is learned as a second one (sequence-level
+A teacher with our tokenizer is matched at the answer's tokens: KL divergence at temperature 2 on its stored top-k. Of
+one with another tokenizer only the words mean something here: its own answer is learned as a second one (sequence-level
 distillation, Kim & Rush, arXiv:1606.07947).
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -16,9 +17,12 @@ from torch import Tensor, nn
 
 from embervlm.data.processor import EmberVLMProcessor
 from embervlm.data.schema import Record
-from embervlm.models.modeling import EmberVLM
 from embervlm.stages.base import Batch, Gather, Stage, StageModule, draws
 from embervlm.stages.losses import language_loss
+
+if TYPE_CHECKING:
+    # Processes that only make batches need no model.
+    from embervlm.models.modeling import EmberVLM
 
 
 _TAUGHT = "taught_"

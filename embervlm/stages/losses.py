@@ -7,13 +7,17 @@ D width, E shared embedding.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from embervlm.models.layout import mentioned, spent_mentions
-from embervlm.models.modeling import Context, EmberVLM
+
+if TYPE_CHECKING:
+    # Processes that only make batches need no model.
+    from embervlm.models.modeling import Context, EmberVLM
 
 
 def info_nce(

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -22,10 +23,13 @@ from embervlm.data.processor import EmberVLMProcessor
 from embervlm.data.prompts import chain_pieces, plan_pieces
 from embervlm.data.schema import STEPS, Record
 from embervlm.models.layout import spent_mentions
-from embervlm.models.modeling import EmberVLM, EmberVLMOutput
 from embervlm.stages.base import Batch, Gather, Stage, StageModule, chunks
 from embervlm.stages.losses import info_nce, reason_loss, rows_before, selection_losses
 from embervlm.stages.selection import calibrate, chain_losses, fleet_group, selection_inputs
+
+if TYPE_CHECKING:
+    # Processes that only make batches need no model.
+    from embervlm.models.modeling import EmberVLM, EmberVLMOutput
 
 _ENVIRONMENT_STEP = STEPS.index("environment assessment")
 #: Steps that may be replaced by another record's; the decision is judged by the answer, not by the validator.

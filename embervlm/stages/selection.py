@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -15,10 +16,13 @@ from embervlm.data.processor import EmberVLMProcessor
 from embervlm.data.prompts import UNKNOWN_TASK, chain_pieces, plan_pieces
 from embervlm.data.schema import Record
 from embervlm.fleet import Fleet, Robot
-from embervlm.models.modeling import EmberVLM, EmberVLMOutput
 from embervlm.stages.base import Batch, Gather, Stage, StageModule, draws
 from embervlm.stages.losses import language_loss, pointer_loss, reason_loss, selection_losses
 from embervlm.world.ontology import REQUIREMENTS
+
+if TYPE_CHECKING:
+    # Processes that only make batches need no model.
+    from embervlm.models.modeling import EmberVLM, EmberVLMOutput
 
 _CHAIN = "chain_"
 _TEXT_KEYS = ("input_ids", "attention_mask", "generated_ids", "generated_mask", "mention_index")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -17,9 +18,12 @@ from torch.nn import functional as F
 
 from embervlm.data.processor import EmberVLMProcessor
 from embervlm.data.schema import Record
-from embervlm.models.modeling import EmberVLM
 from embervlm.stages.base import Batch, Gather, Stage, StageModule, chunks, draws, to_device
 from embervlm.world import ontology
+
+if TYPE_CHECKING:
+    # Processes that only make batches need no model.
+    from embervlm.models.modeling import EmberVLM
 
 #: The facts a picture shows, with their values.
 FACTS: dict[str, tuple[str, ...]] = {
