@@ -77,10 +77,9 @@ class ReasoningStageModule(StageModule):
             reasons = reason_loss(output.reasons, batch["reason_labels"], robot_mask)
             loss = loss + self.weights["reasoning"] * reasons
             logged["reason_loss"] = reasons.detach()
-            if features is not None:
-                grounding = self._grounding(output, features, batch, gather)
-                loss = loss + self.weights["grounding"] * grounding
-                logged["grounding_loss"] = grounding.detach()
+            grounding = self._grounding(output, features, batch, gather)
+            loss = loss + self.weights["grounding"] * grounding
+            logged["grounding_loss"] = grounding.detach()
         first = batch["robot_labels"].gather(1, output.reasoned_scores.argmax(1, keepdim=True))
         return {
             "loss": loss,
@@ -127,13 +126,31 @@ class ReasoningStageModule(StageModule):
         logits = self.model.reasoning.validate(hidden)
         return F.binary_cross_entropy_with_logits(logits[known], batch["step_valid"][known])
 
-    def _grounding(self, output: EmberVLMOutput, features: Tensor, batch: Batch, gather: Gather | None) -> Tensor:
-        """InfoNCE between a picture and what the chain says of the place."""
-        images = self.model.embed_images(features)
-        texts = self.model.text_pool(output.text_hidden, batch["environment_mask"])
-        images_all, texts_all = (gather(images), gather(texts)) if gather else (images, texts)
-        scale = self.model.logit_scale
-        return info_nce(images, texts, scale, images_all, texts_all, rows_before(gather, images))["loss"]
+    def _grounding(
+        self, output: EmberVLMOutput, features: Tensor | None, batch: Batch, gather: Gather | None
+    ) -> Tensor:
+        """InfoNCE between a picture and what the chain says of the place, over the samples that have a picture.
+
+        Every worker takes part in the exchange, also one whose samples have none, or the others would wait for it.
+        """
+        hidden, model = output.text_hidden, self.model
+        assert hidden is not None
+        if features is None:
+            shown = torch.zeros(len(hidden), dtype=torch.bool, device=hidden.device)
+            features = hidden.new_zeros(len(hidden), model.config.image_tokens, model.vision.width)
+        else:
+            shown = batch["image_mask"]
+        images = model.embed_images(features[shown])
+        texts = model.text_pool(hidden[shown], batch["environment_mask"][shown])
+        # One exchange for both: its backward is a collective too, and two could run in another order on each worker.
+        pairs = torch.cat([images, texts], dim=1)
+        everyone = gather(pairs) if gather else pairs
+        before = rows_before(gather, images)
+        if len(pairs) == 0:
+            return everyone.sum() * 0
+        loss = info_nce(images, texts, model.logit_scale, *everyone.chunk(2, dim=1), before)["loss"]
+        workers = torch.distributed.get_world_size() if gather else 1
+        return loss * (workers * len(pairs) / len(everyone))  # so that the workers' mean is the mean over all pairs
 
 
 class Reasoning(Stage):
