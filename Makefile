@@ -31,7 +31,7 @@ $(STAMP): constraints.txt pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { \
 	  rm -rf $(VENV); echo "make: $(PYTHON) cannot make a virtual environment (Debian and Ubuntu: install python3.11-venv)" >&2; exit 2; }
 	@echo "installing the environment into $(VENV) (some minutes the first time, about 8 GB)"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[platform,dev]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[platform,figures,dev]'
 	@touch $(STAMP)
 
 demo: env ## train all four stages on a local Ray cluster, and ask the model; run again to go on or to reuse
