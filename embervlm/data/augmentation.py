@@ -1,7 +1,7 @@
 """More wordings of the same task: synonyms and other ways to put it, for training records only.
 
-A wording never changes what is asked, so robots, reasoning and plan stay true as they are. What is chosen depends on the
-record and the number of the variant alone.
+A wording never changes what is asked, so robots, reasoning and plan stay true as they are. What is chosen depends on
+the record and the number of the variant alone.
 """
 
 from __future__ import annotations

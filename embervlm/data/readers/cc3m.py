@@ -1,9 +1,9 @@
 """Conceptual Captions (CC3M), as a TSV with a folder of pictures, or as webdataset archives.
 
-`Train_GCC-training.tsv` has a caption, a tab and a URL in each line, and no header. What was downloaded has one of these
-names below `images`, the first that is there being taken: `<row>_<crc32 of the URL>`, `<crc32 of the URL>` (as the usual
-downloaders write, without an ending or with `.jpg`). Where the second column is no URL, it is the picture's name. Many of
-the URLs are dead: give the dataset a `max_bad_share` that allows for it.
+`Train_GCC-training.tsv` has a caption, a tab and a URL in each line, and no header. What was downloaded has one of
+these names below `images`, the first that is there being taken: `<row>_<crc32 of the URL>`, `<crc32 of the URL>` (as
+the usual downloaders write, without an ending or with `.jpg`). Where the second column is no URL, it is the picture's
+name. Many of the URLs are dead: give the dataset a `max_bad_share` that allows for it.
 
 A webdataset (img2dataset) is a folder of `00000.tar` …, where `000000012.jpg`, `.txt` and `.json` make one sample.
 """
@@ -61,7 +61,7 @@ def _table(dataset: Dataset, file: str, opened: BinaryIO) -> Rows:
             yield Fault(file, line, f"expected a caption, a tab and a URL, found {brief(chr(9).join(cells))}", identity)
             continue
         caption, place = cells[0].strip(), cells[1].strip()
-        names = (place,)
+        names: tuple[str, ...] = (place,)
         if "://" in place:
             code = zlib.crc32(place.encode())
             names = tuple(f"{stem}{end}" for stem in (f"{number}_{code}", f"{code}") for end in ("", ".jpg"))
@@ -103,7 +103,7 @@ def _samples(opened: BinaryIO) -> Iterator[tuple[str, dict[str, Any]]]:
     key, sample = "", {}  # type: tuple[str, dict[str, Any]]
     with tarfile.open(fileobj=opened, mode="r:") as archive:
         while (member := archive.next()) is not None:
-            archive.members = []  # else it remembers every member that it ever saw
+            archive.members = []  # type: ignore[attr-defined]  # else it remembers every member that it ever saw
             if not member.isfile():
                 continue
             folder, _, name = member.name.rpartition("/")

@@ -59,7 +59,9 @@ def _joined(dataset: Dataset, file: str, shelf: Shelf) -> Rows:
         named = shelf.get("images", number)
         if not named:
             for line, (identity, _) in captions:
-                yield Fault(file, line, f"image_id: {number} is not among images", f"{dataset.name}-{number}-{identity}")
+                yield Fault(
+                    file, line, f"image_id: {number} is not among images", f"{dataset.name}-{number}-{identity}"
+                )
             continue
         name = named[0][1]
         split = dataset.split_of(picture_key(name))

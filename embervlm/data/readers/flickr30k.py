@@ -5,8 +5,8 @@
     flickr_annotations_30k.csv raw,sentids,split,filename,img_id     (raw: a JSON list of five captions)
     captions.csv               image,caption
 
-`results.csv` is cut at its bars and knows no quotes; one of its rows, as published, lacks a bar and is a fault. As with COCO,
-each caption is a training record, and a picture of the other splits is one record.
+`results.csv` is cut at its bars and knows no quotes; one of its rows, as published, lacks a bar and is a fault. As
+with COCO, each caption is a training record, and a picture of the other splits is one record.
 """
 
 from __future__ import annotations

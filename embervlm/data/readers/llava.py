@@ -1,11 +1,12 @@
 """LLaVA-Instruct: `llava_instruct_150k.json` and its parts, a JSON list of conversations about COCO pictures.
 
     {"id": "000000033471", "image": "000000033471.jpg", "conversations": [
-       {"from": "human", "value": "<image>\\nWhat are the colors of the bus?"}, {"from": "gpt", "value": "White and red."}, …]}
+       {"from": "human", "value": "<image>\\nWhat are the colors of the bus?"},
+       {"from": "gpt", "value": "White and red."}, …]}
 
-Each question with its answer is a record; earlier turns are not repeated in later ones. `<image>` is a placeholder for the
-picture and is taken out wherever it stands. The same `id` comes several times, so records are named after their place.
-Conversations without a picture are text only.
+Each question with its answer is a record; earlier turns are not repeated in later ones. `<image>` is a placeholder
+for the picture and is taken out wherever it stands. The same `id` comes several times, so records are named after
+their place. Conversations without a picture are text only.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ def _turns(dataset: Dataset, file: str, item: Item, identity: str) -> list[Found
         raise ReaderError(f"conversations: {len(talk)} turns; expected a question and an answer in turn")
     name = row.get("image")
     picture = None if name is None else dataset.picture(need_text(name, "image"))
-    split = dataset.split_of(picture_key(name) if picture else f"item {row.get('id', item.index)}")
+    split = dataset.split_of(picture_key(str(name)) if picture else f"item {row.get('id', item.index)}")
     found = []
     for number in range(0, len(talk), 2):
         question = _said(talk[number], f"conversations[{number}]", _ASKS)

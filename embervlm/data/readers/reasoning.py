@@ -1,14 +1,15 @@
 """Reasoning-annotated records: a JSON list of tasks with the chain that leads to the robots.
 
     {"instruction": "Robots: …" (the fleet in words, or anything), "task": "…", "image": "scene.jpg" (may be left out),
-     "reasoning_chain": ["…", "…", "…", "…"], "selected_robot": "Drone, Robot with Legs", "subtasks": […] (may be left out)}
+     "reasoning_chain": ["…", "…", "…", "…"], "selected_robot": "Drone, Robot with Legs", "subtasks": […] (may be left
+     out)}
 
 - The chain is a list of steps, or a text cut at "Step 1:", "Step 2:" …; it is in `reasoning_chain`, `reasoning`, or in
   `response` between `<reasoning>` and `</reasoning>`. Four steps are kept as they are (task analysis, environment
-  assessment, capability matching, decision). Of more than four, those before the last are joined into the third; fewer are
-  a fault.
-- The robots are in `selected_robot`, `robot_target` or `answer`, in `response` between `<answer>` and `</answer>`, or are
-  all of `response`.
+  assessment, capability matching, decision). Of more than four, those before the last are joined into the third;
+  fewer are a fault.
+- The robots are in `selected_robot`, `robot_target` or `answer`, in `response` between `<answer>` and `</answer>`, or
+  are all of `response`.
 - The task is in `task`, in `input`, in the last user turn of `prompt`, or is the instruction.
 - The fleet is the one that the instruction describes, `robots` (as in a fleet file), or the five default robots.
 - A picture lies below `images` or, where that is not given, beside the JSON file.
@@ -59,7 +60,7 @@ def parts(dataset: Dataset, files: Files) -> list[tuple[str, ...]]:
     Raises:
         ReaderError: nothing there.
     """
-    found = [(path,) for path in files.list(dataset.annotations) if path.endswith(".json")]
+    found: list[tuple[str, ...]] = [(path,) for path in files.list(dataset.annotations) if path.endswith(".json")]
     if not found:
         raise ReaderError(f"{dataset.annotations}: no JSON there; expected a file or a folder of *.json")
     return found
@@ -101,7 +102,7 @@ def _found(dataset: Dataset, file: str, item: Item, identity: str) -> Found:
         id=identity,
         source=dataset.name,
         kind=KIND,
-        split=dataset.split_of(picture_key(image) if picture else plain(task)),
+        split=dataset.split_of(picture_key(str(image)) if picture else plain(task)),
         image=None,
         instruction=task,
         response=", ".join(labels),

@@ -56,5 +56,6 @@ class Shelf:
             ).fetchall()
             if not found:
                 return
-            for last, key in found:
+            last = found[-1][0]
+            for _, key in found:
                 yield json.loads(key), self.get(board, json.loads(key))

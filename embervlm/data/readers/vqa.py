@@ -1,12 +1,12 @@
 """VQA-v2 and OK-VQA: a file of questions, a file of annotations with ten answers each, a folder of COCO pictures.
 
     questions:   {"data_subtype": "train2014", "questions": [{"image_id", "question", "question_id"}, …], …}
-    annotations: {"data_subtype": "train2014", "annotations": [{"question_id", "image_id", "question_type", "answer_type",
-                  "multiple_choice_answer" (VQA-v2 only), "answers": [{"answer", "answer_confidence", "answer_id"} × 10]}]}
+    annotations: {"data_subtype": "train2014", "annotations": [{"question_id", "image_id", "question_type",
+                  "answer_type", "multiple_choice_answer" (VQA-v2 only), "answers": [{"answer", …} × 10]}, …]}
 
-The answer is the annotators' commonest (`multiple_choice_answer`, where there is one); all ten are in the tag `answers`,
-by which the VQA accuracy is counted. The tag `question_type` is VQA-v2's answer type (yes/no, number, other) and OK-VQA's
-category of knowledge.
+The answer is the annotators' commonest (`multiple_choice_answer`, where there is one); all ten are in the tag
+`answers`, by which the VQA accuracy is counted. The tag `question_type` is VQA-v2's answer type (yes/no, number,
+other) and OK-VQA's category of knowledge.
 """
 
 from __future__ import annotations
