@@ -8,14 +8,22 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
+from ember_platform.config_data import (
+    DATASETS,
+    ROBOT_SOURCE,
+    WORLD_SOURCE,
+    DataConfig,
+    DatasetConfig,
+    Location,
+    _Model,
+)
 from ember_platform.config_yaml import ConfigError, apply_overrides, explain, read
 
 __all__ = [
@@ -24,6 +32,7 @@ __all__ = [
     "ClusterConfig",
     "ConfigError",
     "DataConfig",
+    "DatasetConfig",
     "EvaluationConfig",
     "RegistryConfig",
     "RunConfig",
@@ -33,63 +42,7 @@ __all__ = [
     "load_config",
 ]
 
-WORLD_SOURCE: Literal["emberworld"] = "emberworld"
-ROBOT_SOURCE = "robot_selection"
 StageKey = Literal["0", "1", "2", "3", "4"]
-DataStage = Literal["stage1", "stage2", "stage3", "stage4"]
-
-
-def _absolute(path: str) -> str:
-    """Absolute, because workers have another working directory; URLs (s3://…) as they are."""
-    return path if "://" in path else os.path.abspath(os.path.expanduser(path))
-
-
-Location = Annotated[str, Field(min_length=1), AfterValidator(_absolute)]
-
-
-class _Model(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
-
-
-class SplitCounts(_Model):
-    """How many records to make per split."""
-
-    train: int = Field(ge=1, description="records to train on, at least 1")
-    validation: int = Field(ge=1, description="records that choose the best checkpoint, at least 1")
-    test: int = Field(ge=1, description="records that only the evaluation reads, at least 1")
-
-
-class DataConfig(_Model):
-    """Where records come from and where their shards go."""
-
-    dir: Location = Field(
-        default="outputs/data", description="folder of shards and manifest: a path or s3://bucket/prefix"
-    )
-    sources: list[Literal["emberworld"]] = Field(
-        default=[WORLD_SOURCE],
-        description="datasets to ingest: emberworld (made here), or [] where only robot_data is read",
-    )
-    image_size: int = Field(default=224, ge=32, le=1024, multiple_of=32, description="pixels a side, a multiple of 32")
-    counts: dict[DataStage, SplitCounts] = Field(
-        default={}, description="stage1 … stage4 → train, validation, test; stage 0 reads stage 1's records"
-    )
-    robot_data: Location | None = Field(
-        default=None, description="a robot-selection JSON file, or a folder of them; read as stage-3 records, or null"
-    )
-    robot_folds: int = Field(default=5, ge=2, description="folds that robot_data's tasks are cut into, at least 2")
-    robot_fold: int = Field(default=0, ge=0, description="the fold that is the test split, 0 to robot_folds - 1")
-    max_bad_share: float = Field(
-        default=0.01, ge=0, le=1, description="share of rows in quarantine, 0 to 1, past which the ingest stops"
-    )
-    max_image_pixels: int = Field(default=40_000_000, ge=1, description="largest picture that is decoded, in pixels")
-    shard_rows: int = Field(default=512, ge=1, description="rows of a shard, at least 1")
-    workers: int = Field(default=2, ge=1, description="ingest and collate tasks at once, at least 1")
-    loader: Literal["ray_data", "actor"] = Field(
-        default="ray_data",
-        description="ray_data (a streaming pipeline per worker; decoding scales over the cluster) or actor (processes "
-        "of our own beside each worker; less overhead on few cores). The batches are the same",
-    )
-    prefetch: int = Field(default=4, ge=1, description="batches made ahead of the training step, per worker")
 
 
 class ClusterConfig(_Model):
@@ -252,26 +205,27 @@ class RunConfig(_Model):
     @model_validator(mode="after")
     def _across(self) -> RunConfig:
         """What no single field can know."""
-        data = self.data
-        if not data.sources and data.robot_data is None:
-            raise _fault("data.sources", "empty, and data.robot_data is not set: there is nothing to read")
-        if data.robot_fold >= data.robot_folds:
-            raise _fault("data.robot_fold", f"{data.robot_fold} is no fold of {data.robot_folds}")
+        if not self.sources:
+            raise _fault(
+                "data.sources", "empty, and neither data.datasets nor data.robot_data is set: there is nothing to read"
+            )
+        _check_data(self.data)
+        served = {stage for name in self.sources for stage in self.data.stages_of(name)}
         for key, stage in self.stages.items():
             _check_stage(key, stage, self)
-            needed: Any = f"stage{max(int(key), 1)}"
-            if data.sources and needed not in data.counts:
-                raise _fault("data.counts", f"stage {key} is configured, so data.counts.{needed} must be given")
-        if not self.stages:
-            return self
-        if not data.sources and set(self.stages) - {"3"}:
-            raise _fault("data.sources", "only robot_data is read, and it serves stage 3 only; leave out other stages")
+            needed = f"stage{max(int(key), 1)}"
+            if needed not in served:
+                raise _fault(
+                    "data.counts",
+                    f"stage {key} is configured and no source has records for it: give data.counts.{needed} for "
+                    f"emberworld, name a dataset that serves it, or leave the stage out",
+                )
         return self
 
     @property
     def sources(self) -> list[str]:
-        """Every source of records, the robot-selection files included."""
-        return [*self.data.sources, *([ROBOT_SOURCE] if self.data.robot_data else [])]
+        """Every source of records: EmberWorld, the datasets by name, the robot-selection files."""
+        return [*self.data.sources, *self.data.datasets, *([ROBOT_SOURCE] if self.data.robot_data else [])]
 
     def stage(self, number: int) -> StageConfig:
         """The settings of a stage.
@@ -296,6 +250,8 @@ class RunConfig(_Model):
         number of workers, which changes neither the order of samples nor the global batch.
         """
         stage = self.stage(number).model_dump(mode="json", exclude={"keep", "save_every", "log_every"})
+        # A weight of 1 is what a source has that is not named.
+        stage["mixing"] = {source: weight for source, weight in stage["mixing"].items() if weight != 1}
         teacher = self.teacher.model_dump(mode="json") if number == 2 else None
         return _digest(
             {
@@ -316,6 +272,29 @@ def _digest(value: Any) -> str:
 
 def _fault(key: str, message: str) -> PydanticCustomError:
     return PydanticCustomError("config", "{message}", {"key": key, "message": message})
+
+
+def _check_data(data: DataConfig) -> None:
+    """The fields of the data against each other."""
+    if data.robot_fold >= data.robot_folds:
+        raise _fault("data.robot_fold", f"{data.robot_fold} is no fold of {data.robot_folds}")
+    for name, dataset in data.datasets.items():
+        at = f"data.datasets.{name}"
+        if name in (WORLD_SOURCE, ROBOT_SOURCE, "shard"):
+            raise _fault(at, "this name is taken; robot-selection files are named by data.robot_data")
+        if dataset.format is None and name not in DATASETS:
+            raise _fault(f"{at}.format", f"{name!r} is no format, so one must be given: {', '.join(DATASETS)}")
+        form = data.format_of(name)
+        if form in ("vqa_v2", "ok_vqa") and dataset.questions is None:
+            raise _fault(
+                f"{at}.questions", f"{form} has questions and annotations in two files, and this one is missing"
+            )
+        if form not in ("reasoning", "cc3m") and dataset.images is None:
+            raise _fault(f"{at}.images", f"{form} needs the folder of its pictures")
+        if dataset.augment > 1 and form != "reasoning":
+            raise _fault(f"{at}.augment", "only tasks have other wordings (reasoning; data.robot_augment)")
+        if dataset.validation + dataset.test >= 1:
+            raise _fault(f"{at}.test", "validation and test together leave nothing to train on")
 
 
 def _check_stage(key: str, stage: StageConfig, config: RunConfig) -> None:
@@ -346,7 +325,11 @@ def _check_stage(key: str, stage: StageConfig, config: RunConfig) -> None:
     unknown = sorted(set(stage.mixing) - set(config.sources))
     if unknown:
         raise _fault(f"{at}.mixing", f"{unknown[0]!r} is no source of this run; there are {', '.join(config.sources)}")
-    if stage.mixing and not any(stage.mixing.get(source, 1.0) for source in config.sources):
+    serving = [source for source in config.sources if f"stage{max(int(key), 1)}" in config.data.stages_of(source)]
+    idle = sorted(set(stage.mixing) - set(serving))
+    if idle:
+        raise _fault(f"{at}.mixing", f"{idle[0]!r} has no records for stage {key}; there {' and '.join(serving)} have")
+    if stage.mixing and not any(stage.mixing.get(source, 1.0) for source in serving):
         raise _fault(f"{at}.mixing", "every source has weight 0, so there is nothing to train on")
 
 

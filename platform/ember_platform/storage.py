@@ -1,35 +1,114 @@
 """Local paths and `s3://bucket/prefix` as one small thing, over `pyarrow.fs`.
 
-A path is a string; a write is complete or absent. Credentials and endpoint of S3 come from the usual
-environment (AWS_ACCESS_KEY_ID, AWS_PROFILE, AWS_ENDPOINT_URL, …).
+A path is a string; a write is complete or absent. Credentials, region, endpoint and addressing style of S3 are what
+boto3 finds (environment, profile, role, …: AWS_PROFILE, AWS_ENDPOINT_URL, `s3 = addressing_style` of a profile). An
+endpoint of one's own is addressed by path unless the profile says `virtual`. A request that fails for a while (5xx,
+throttling, a connection that is reset or stalls) is tried again with growing pauses, AWS_MAX_ATTEMPTS times in all.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import os
+import tempfile
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 from pyarrow import fs
 
 _CHUNK = 1 << 20
+#: Times that a request to S3 is made in all, where AWS_MAX_ATTEMPTS does not say.
+_ATTEMPTS = 6
+#: Seconds until a request to S3 that stands still is given up, where EMBERVLM_S3_TIMEOUT does not say.
+_TIMEOUT = 20.0
 
 
 class StorageError(OSError):
     """Storage that cannot be used. The message names the path and what was tried."""
 
 
-@functools.lru_cache(maxsize=32)
+class _S3(fs.S3FileSystem):
+    """S3 as this process may use it. It travels as its bucket's name: its retries would be lost, and secrets stay."""
+
+    def __init__(self, bucket: str, settings: dict[str, Any]) -> None:
+        super().__init__(**settings)
+        self.bucket = bucket
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _s3, (self.bucket,)
+
+
 def _s3(bucket: str) -> fs.FileSystem:
-    """One client per bucket; its endpoint from AWS_ENDPOINT_URL where that is set."""
-    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-    if endpoint:
-        scheme, _, host = endpoint.rpartition("://")
-        return fs.S3FileSystem(endpoint_override=host, scheme=scheme or "https", region=os.environ.get("AWS_REGION"))
-    return fs.FileSystem.from_uri(f"s3://{bucket}")[0]
+    """The client of a bucket with the credentials of now."""
+    return _client(bucket, _number("AWS_MAX_ATTEMPTS", _ATTEMPTS), _number("EMBERVLM_S3_TIMEOUT", _TIMEOUT), *_keys())
+
+
+@functools.lru_cache(maxsize=32)
+def _client(bucket: str, attempts: float, timeout: float, *keys: str | None) -> fs.FileSystem:
+    access_key, secret_key, token = keys
+    client = _boto().client("s3")
+    settings: dict[str, Any] = {
+        "retry_strategy": fs.AwsStandardS3RetryStrategy(max_attempts=int(attempts)),
+        "connect_timeout": timeout,
+        "request_timeout": timeout,
+        "allow_delayed_open": True,  # a small file is one request and not three
+    }
+    if access_key:
+        settings |= {"access_key": access_key, "secret_key": secret_key, "session_token": token}
+    style = (client.meta.config.s3 or {}).get("addressing_style")
+    endpoint = str(client.meta.endpoint_url)
+    if ".amazonaws.com" not in endpoint:
+        scheme, _, host = endpoint.partition("://")
+        settings |= {"endpoint_override": host.rstrip("/"), "scheme": scheme}
+        settings |= {"force_virtual_addressing": style == "virtual"}
+        region = client.meta.region_name
+    else:
+        region = client.meta.region_name or fs.resolve_s3_region(bucket)
+    return _S3(bucket, settings | {"region": region or "us-east-1"})
+
+
+def _keys() -> tuple[str | None, str | None, str | None]:
+    """Keys that do not expire, as boto3 finds them; none where they do: then the client renews them by itself."""
+    from botocore.credentials import RefreshableCredentials
+
+    found = _boto().get_credentials()
+    if found is None or isinstance(found, RefreshableCredentials):
+        return None, None, None
+    frozen = found.get_frozen_credentials()
+    return frozen.access_key, frozen.secret_key, frozen.token
+
+
+def _boto() -> Any:
+    """A boto3 session as the environment has it now; reading its files is what costs, so it is kept."""
+    return _session(tuple(sorted((k, v) for k, v in os.environ.items() if k.startswith("AWS_"))))
+
+
+@functools.lru_cache(maxsize=4)
+def _session(environment: tuple[tuple[str, str], ...]) -> Any:
+    import boto3
+
+    return boto3.Session()
+
+
+def _number(variable: str, default: float) -> float:
+    """A number of the environment, above 0.
+
+    Raises:
+        StorageError: it is set to something else.
+    """
+    text = os.environ.get(variable, "")
+    try:
+        value = float(text) if text else default
+    except ValueError:
+        value = 0.0
+    if not value > 0:
+        raise StorageError(f"{variable}: expected a number above 0, found {text!r}")
+    return value
 
 
 def resolve(path: str) -> tuple[fs.FileSystem, str]:
@@ -60,8 +139,26 @@ def join(base: str, *parts: str) -> str:
 
 def exists(path: str) -> bool:
     """Whether there is a file or folder at the path."""
+    return bool(_info(path).type != fs.FileType.NotFound)
+
+
+def identity(path: str) -> tuple[str, int, int] | None:
+    """What tells one content of a file from the next, without reading it: name, bytes, nanoseconds of its last change.
+
+    None where there is no file.
+    """
+    found = _info(path)
+    if found.type != fs.FileType.File:
+        return None
+    return path.rsplit("/", 1)[-1], int(found.size), int(found.mtime_ns or 0)
+
+
+def _info(path: str) -> fs.FileInfo:
     filesystem, inside = resolve(path)
-    return bool(filesystem.get_file_info(inside).type != fs.FileType.NotFound)
+    try:
+        return filesystem.get_file_info(inside)
+    except (OSError, pa.ArrowException) as error:
+        raise StorageError(f"{path}: cannot be looked up: {error}") from error
 
 
 def open_input(path: str) -> pa.NativeFile:
@@ -79,16 +176,19 @@ def open_input(path: str) -> pa.NativeFile:
         raise StorageError(f"{path}: cannot be opened: {error}") from error
 
 
-def read_bytes(path: str) -> bytes:
-    """The whole file.
+def read_bytes(path: str, offset: int = 0, length: int | None = None) -> bytes:
+    """The whole file, or at most `length` bytes of it from `offset` on.
 
     Raises:
         StorageError: there is no such file, or it cannot be read.
     """
     filesystem, inside = resolve(path)
     try:
-        with filesystem.open_input_stream(inside) as file:
-            return bytes(file.read())
+        if offset == 0 and length is None:
+            with filesystem.open_input_stream(inside) as file:
+                return bytes(file.read())
+        with filesystem.open_input_file(inside) as file:
+            return bytes(file.read_at(length if length is not None else file.size() - offset, offset))
     except (OSError, pa.ArrowException) as error:
         raise StorageError(f"{path}: cannot be read: {error}") from error
 
@@ -100,14 +200,43 @@ def write_bytes(path: str, content: bytes | pa.Buffer) -> None:
         StorageError: the folder cannot be made or the file cannot be written.
     """
     filesystem, inside = resolve(path)
+    held = pa.py_buffer(content)  # what is no bytes fails here, before there is a file
     try:
         if isinstance(filesystem, fs.LocalFileSystem):
-            _write_local(Path(inside), content)
+            _write_local(Path(inside), held)
         else:
             with filesystem.open_output_stream(inside) as file:
-                file.write(content)
+                file.write(held)
     except (OSError, pa.ArrowException) as error:
         raise StorageError(f"{path}: cannot be written: {error}") from error
+
+
+@contextlib.contextmanager
+def drafted(path: str) -> Iterator[Path]:
+    """A local file to write piece by piece; it is put at the path, at once, when the block ends without an exception.
+
+    Raises:
+        StorageError: it cannot be put there.
+    """
+    filesystem, inside = resolve(path)
+    target, local = Path(inside), isinstance(filesystem, fs.LocalFileSystem)
+    draft = Path(target.parent if local else tempfile.gettempdir(), f".{target.name}.{uuid.uuid4().hex[:8]}.tmp")
+    try:
+        if local:
+            target.parent.mkdir(parents=True, exist_ok=True)
+        yield draft
+        if not local:
+            fs.copy_files(str(draft), inside, fs.LocalFileSystem(), filesystem)
+            return
+        with draft.open("rb") as file:
+            os.fsync(file.fileno())
+        draft.replace(target)
+    except (OSError, pa.ArrowException) as error:
+        if isinstance(error, StorageError):
+            raise
+        raise StorageError(f"{path}: cannot be written: {error}") from error
+    finally:
+        draft.unlink(missing_ok=True)
 
 
 def _write_local(target: Path, content: bytes | pa.Buffer) -> None:
@@ -129,7 +258,10 @@ def list_files(path: str) -> list[str]:
     filesystem, inside = resolve(path)
     selector = fs.FileSelector(inside, recursive=True, allow_not_found=True)
     prefix = "" if isinstance(filesystem, fs.LocalFileSystem) else "s3://"
-    found = [i.path for i in filesystem.get_file_info(selector) if i.type == fs.FileType.File]
+    try:
+        found = [i.path for i in filesystem.get_file_info(selector) if i.type == fs.FileType.File]
+    except (OSError, pa.ArrowException) as error:
+        raise StorageError(f"{path}: cannot be listed: {error}") from error
     return sorted(f"{prefix}{name}" for name in found)
 
 

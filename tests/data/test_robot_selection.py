@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from embervlm.data.readers.robot_selection import ReaderError, read, split_of
+from embervlm.data.readers.base import Dataset, Double, Fault, LocalFiles, ReaderError, fold_split, plain
+from embervlm.data.readers.robot_selection import parts
+from embervlm.data.readers.robot_selection import read as rows
+from embervlm.data.schema import Record
 
 SHARED = Path(__file__).parents[3] / "shared" / "data" / "robot-selection"
 FLEET = (
@@ -16,6 +20,24 @@ FLEET = (
     "Mole:\ncapabilities: digging, crawling,\nlimitations: slow,\nenvironments: tunnels, soil\n"
     "Crane:\ncapabilities: lifting,\nlimitations: heavy,\nenvironments: yards"
 )
+
+
+@dataclass
+class Read:
+    """What the reader gave, sorted."""
+
+    records: list[Record]
+    faults: list[Fault]
+    merged: int
+
+
+def read(path: Path) -> Read:
+    dataset = Dataset("robot_selection", "robot_selection", str(path), folds=5)
+    files = LocalFiles()
+    found = [row for part in parts(dataset, files) for row in rows(dataset, part, files)]
+    faults = [row for row in found if isinstance(row, Fault)]
+    merged = sum(isinstance(row, Double) for row in found)
+    return Read([row.record for row in found if not isinstance(row, Fault | Double)], faults, merged)
 
 
 def single(task: str, output: Any = "Mole") -> dict[str, Any]:
@@ -93,7 +115,7 @@ def test_a_broken_item_does_not_take_the_rest_along(tmp_path: Path) -> None:
 
 
 def test_files_that_cannot_be_read_at_all(tmp_path: Path) -> None:
-    with pytest.raises(ReaderError, match="no robot-selection JSON there"):
+    with pytest.raises(ReaderError, match="no JSON there"):
         read(tmp_path)
     (tmp_path / "a.json").write_text('{"a": 1}')
     with pytest.raises(ReaderError, match="expected a JSON list"):
@@ -102,8 +124,8 @@ def test_files_that_cannot_be_read_at_all(tmp_path: Path) -> None:
 
 def test_a_task_is_in_one_split_and_tests_once_over_the_folds() -> None:
     for task in ("Dig a hole.", "Lift a beam.", "Mend it."):
-        assert split_of(task, 5, 1) == split_of(f"  {task.upper()} ", 5, 1)
-        assert sum(split_of(task, 5, fold) == "test" for fold in range(5)) == 1
+        assert plain(task) == plain(f"  {task.upper()} ")
+        assert sum(fold_split(plain(task), 5, fold) == "test" for fold in range(5)) == 1
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="the public robot-selection files are not here")

@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-import io
-import struct
-import warnings
-
 import pyarrow as pa
-from PIL import Image
 
+from embervlm.data.images import ImageError, open_image
 from embervlm.data.schema import KINDS, SPLITS, STEPS, Record, to_table
 from embervlm.fleet import Fleet, FleetError
-
-_UNDECODABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, MemoryError)
 
 
 def fault_of(record: Record, max_image_pixels: int) -> str | None:
@@ -85,19 +79,9 @@ def _fault_of_image(record: Record, max_pixels: int) -> str | None:
     if not isinstance(record.image, bytes) or not record.image:
         return "image: zero bytes"
     try:
-        with warnings.catch_warnings():
-            # Our own limit below is the one that counts, and it is read before anything is decoded.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(io.BytesIO(record.image)) as image:
-                width, height = image.size
-                if width * height > max_pixels:
-                    return f"image: {width}×{height} pixels are more than {max_pixels}"
-                image.load()
-    except Image.DecompressionBombError as error:
-        return f"image: too large to decode: {error}"
-    except _UNDECODABLE as error:
-        text = str(error) or type(error).__name__
-        return f"image: cannot be decoded: {text.split(' <')[0]}"
+        open_image(record.image, "image", max_pixels)
+    except ImageError as error:
+        return str(error)
     return None
 
 

@@ -1,13 +1,16 @@
 """Raw sources to checked shards: `prepare(config)`, one Ray Data job.
 
-Every shard is a task of its own: read, check each row, write the parquet file at once, then a note beside it with its
-digest and its faults. The manifest comes last. A run that died goes on with the shards whose notes still hold; a run
-that has nothing to do does nothing.
+The annotations of published datasets are indexed first (`published`). Then every shard is a task of its own: read,
+check each row, write the parquet file at once, then a note beside it with its digest and its faults. The manifest
+comes last. A run that died goes on with the parts and shards whose notes still hold; a run that has nothing to do
+does nothing. What is held at once is a shard per task and a line about every shard, however many rows there are.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
+import pickle
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
@@ -17,28 +20,53 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ember_platform import storage
-from ember_platform.config import ROBOT_SOURCE, RunConfig
+from ember_platform.config import RunConfig
+from ember_platform.data import published
 from ember_platform.data.checks import fault_of
 from ember_platform.data.manifest import FILE, QUARANTINE, DataError, Manifest, Shard
-from ember_platform.data.sources import READERS, Planned, Reader, ShardSpec, plan
+from ember_platform.data.published import Part, PartNote, kind_of
+from ember_platform.data.sources import (
+    READERS,
+    STAGE_OF_KIND,
+    Planned,
+    Reader,
+    ShardSpec,
+    plan,
+    read_published,
+    shard_prefix,
+)
+from embervlm.data.readers.base import Fault, Found
 from embervlm.data.schema import Record, to_table
 
 _NOTES = ".notes"
-_QUARANTINE_SCHEMA = pa.schema([(name, pa.string()) for name in ("stage", "split", "source")])
-_QUARANTINE_SCHEMA = _QUARANTINE_SCHEMA.append(pa.field("line", pa.int64()))
-_QUARANTINE_SCHEMA = _QUARANTINE_SCHEMA.append(pa.field("id", pa.string())).append(pa.field("reason", pa.string()))
+_QUARANTINE_SCHEMA = pa.schema(
+    [
+        ("stage", pa.string()),
+        ("split", pa.string()),
+        ("source", pa.string()),
+        ("file", pa.string()),
+        ("line", pa.int64()),
+        ("id", pa.string()),
+        ("reason", pa.string()),
+    ]
+)
 
 
 @dataclass(frozen=True)
 class Note:
-    """What is known of a finished shard: the shard itself and its rows in quarantine."""
+    """What is known of a finished shard: itself, and its rows in quarantine: how many of which kind, and the first.
+
+    All of those rows are in the note's file.
+    """
 
     shard: Shard
-    faults: list[dict[str, Any]]
+    faults: int
+    reasons: dict[str, int]
+    first: dict[str, Any] | None = None
 
 
-Make = Callable[[ShardSpec], Note]
-Runner = Callable[[list[ShardSpec], Make], Iterable[Note]]
+Make = Callable[[Any], Any]
+Runner = Callable[[list[Any], Make], Iterable[Any]]
 
 
 def prepare(
@@ -46,6 +74,7 @@ def prepare(
     *,
     runner: Runner | None = None,
     readers: dict[str, Reader] | None = None,
+    again: bool = False,
     say: Callable[[str], None] = print,
 ) -> Manifest:
     """Make every shard that a configuration asks for, or find them made.
@@ -53,7 +82,8 @@ def prepare(
     Args:
         config: what to make and where.
         runner: how shards are made; the default is a Ray Data job on the running cluster (or one of its own).
-        readers: source → reader of its records; the default knows EmberWorld and the robot-selection files.
+        readers: source → reader of its records, for what is no published dataset; the default knows EmberWorld.
+        again: make shards again that have rows in quarantine, for instance because missing pictures have come.
         say: takes lines of progress.
 
     Raises:
@@ -62,29 +92,37 @@ def prepare(
         StorageError: the data folder cannot be written.
     """
     folder = config.data.dir
-    planned, generators = plan(config)
+    run = runner or (lambda jobs, make: on_ray(jobs, make, config))
+    planned = plan(config, lambda parts: _index(parts, run, say))
     request = storage.digest_bytes("".join([s.path + s.digest for s in planned.specs]).encode())
-    finished = _finished(folder, request)
+    finished = None if again else _finished(folder, request)
     if finished is not None:
         say(f"data: {folder} is complete ({_summary(finished)})")
         return finished
 
-    notes = {spec.path: note for spec in planned.specs if (note := _reusable(folder, spec)) is not None}
+    notes = {spec.path: note for spec in planned.specs if (note := _reusable(folder, spec, again)) is not None}
     missing = [spec for spec in planned.specs if spec.path not in notes]
     say(f"data: {len(planned.specs)} shards, {len(notes)} already there, {len(missing)} to make in {folder}")
     make = ShardMaker(folder, readers or READERS)
-    run = runner or (lambda specs, make: on_ray(specs, make, config))
     for done, note in enumerate(run(missing, make) if missing else [], 1):
         notes[note.shard.path] = note
         if done % max(1, len(missing) // 10) == 0 or done == len(missing):
             say(f"data: {done}/{len(missing)} shards made")
 
-    manifest = _manifest(config, planned, generators, request, notes)
+    manifest = _manifest(config, planned, request, notes)
     _quarantine(config, planned, notes, say)
     manifest.save()
-    _sweep(folder, {spec.path for spec in planned.specs})
+    _sweep(folder, planned)
     say(f"data: {_summary(manifest)}")
     return manifest
+
+
+def _index(parts: list[Part], run: Runner, say: Callable[[str], None]) -> Iterator[PartNote]:
+    """Read the annotations of parts; one that was read a moment ago by a run that died is not missing any more."""
+    for part, note in zip(parts, run(parts, published.Indexer()), strict=True):
+        rows = ", ".join(f"{count} {split}" for split, count in note.counts.items())
+        say(f"data: {part.source.name}, part {part.number}: {rows}, {note.faults} that cannot be used")
+        yield note
 
 
 class ShardMaker:
@@ -104,28 +142,33 @@ class ShardMaker:
         faults: list[dict[str, Any]] = []
         seen: set[str] = set()
         total = 0
-        for line, record in enumerate(self.readers[spec.source](spec), spec.start):
+        for line, row in enumerate(self.readers.get(spec.source, read_published)(spec), spec.start):
             total += 1
-            reason = fault_of(record, spec.max_image_pixels) or _misplaced(record, spec)
-            if reason is None and record.id in seen:
-                reason = "id: given twice"
-            if reason is None:
-                good.append(record)
-                seen.add(record.id)
-            else:
-                faults.append(_fault(spec.stage, spec.split, spec.source, line, str(record.id), reason))
+            if isinstance(row, Record):
+                row = Found(row, "", line)
+            if isinstance(row, Found):
+                reason = fault_of(row.record, spec.max_image_pixels) or _misplaced(row.record, spec)
+                if reason is None and row.record.id in seen:
+                    reason = "id: given twice"
+                if reason is None:
+                    good.append(row.record)
+                    seen.add(row.record.id)
+                    continue
+                row = Fault(row.file, row.line, reason, str(row.record.id))
+            faults.append(_fault(spec.stage, spec.split, spec.source, row))
         if total != spec.count:
             raise DataError(f"{spec.source} gave {total} records for {spec.path} where {spec.count} were asked for")
         content = _parquet(good)
         storage.write_bytes(storage.join(self.folder, spec.path), content)
         digest = storage.digest_bytes(content)
-        note = Note(Shard(spec.path, len(good), digest, len(content), spec.source, spec.digest), faults)
-        storage.write_bytes(_note_path(self.folder, spec), json.dumps(asdict(note), sort_keys=True).encode())
-        return note
+        shard = Shard(spec.path, len(good), digest, len(content), spec.source, spec.digest)
+        note = {"shard": asdict(shard), "faults": faults}
+        storage.write_bytes(_note_path(self.folder, spec), json.dumps(note, sort_keys=True).encode())
+        return _note(note)
 
 
-def on_ray(specs: list[ShardSpec], make: Make, config: RunConfig) -> Iterator[Note]:
-    """Make shards in Ray Data tasks, at most `data.workers` at once; notes come as they are done."""
+def on_ray(jobs: list[Any], make: Make, config: RunConfig) -> Iterator[Any]:
+    """Do jobs in Ray Data tasks, at most `data.workers` at once; the results come in the order of the jobs."""
     import ray
 
     from ember_platform.data.rayed import ensure_ray, quiet
@@ -134,14 +177,15 @@ def on_ray(specs: list[ShardSpec], make: Make, config: RunConfig) -> Iterator[No
     quiet()
 
     def one(row: dict[str, Any]) -> dict[str, Any]:
-        return {"note": json.dumps(asdict(make(specs[row["id"]])))}
+        return {"made": pickle.dumps(make(jobs[row["id"]]))}
 
     # Half a CPU a task: on two logical CPUs a whole one beside anything else would wait for ever.
-    dataset = ray.data.range(len(specs), override_num_blocks=len(specs)).map(
-        one, num_cpus=0.5, compute=ray.data.TaskPoolStrategy(min(config.data.workers, len(specs)))
+    dataset = ray.data.range(len(jobs), override_num_blocks=len(jobs)).map(
+        one, num_cpus=0.5, compute=ray.data.TaskPoolStrategy(min(config.data.workers, len(jobs)))
     )
+    dataset.context.execution_options.preserve_order = True
     for row in dataset.iter_rows():
-        yield _note(json.loads(row["note"]))
+        yield pickle.loads(row["made"])
 
 
 def _misplaced(record: Record, spec: ShardSpec) -> str | None:
@@ -152,8 +196,16 @@ def _misplaced(record: Record, spec: ShardSpec) -> str | None:
     return None
 
 
-def _fault(stage: str, split: str, source: str, line: int, identity: str, reason: str) -> dict[str, Any]:
-    return {"stage": stage, "split": split, "source": source, "line": line, "id": identity, "reason": reason}
+def _fault(stage: str, split: str, source: str, row: Fault) -> dict[str, Any]:
+    return {
+        "stage": stage,
+        "split": split,
+        "source": source,
+        "file": row.file,
+        "line": row.line,
+        "id": row.id,
+        "reason": row.reason,
+    }
 
 
 def _parquet(records: list[Record]) -> pa.Buffer:
@@ -168,10 +220,12 @@ def _note_path(folder: str, spec: ShardSpec) -> str:
 
 
 def _note(content: dict[str, Any]) -> Note:
-    return Note(Shard(**content["shard"]), list(content["faults"]))
+    faults = content["faults"]
+    reasons = Counter(kind_of(fault["reason"]) for fault in faults)
+    return Note(Shard(**content["shard"]), len(faults), dict(reasons), faults[0] if faults else None)
 
 
-def _reusable(folder: str, spec: ShardSpec) -> Note | None:
+def _reusable(folder: str, spec: ShardSpec, again: bool) -> Note | None:
     """The note of a shard that was made for this very spec and whose file is unharmed."""
     path = _note_path(folder, spec)
     if not storage.exists(path):
@@ -180,7 +234,9 @@ def _reusable(folder: str, spec: ShardSpec) -> Note | None:
         note = _note(json.loads(storage.read_bytes(path)))
     except (ValueError, KeyError, TypeError):
         return None  # a damaged note only costs making the shard again
-    return note if note.shard.spec == spec.digest and _intact(folder, note.shard) else None
+    if note.shard.spec != spec.digest or (again and note.faults):
+        return None
+    return note if _intact(folder, note.shard) else None
 
 
 def _intact(folder: str, shard: Shard) -> bool:
@@ -200,61 +256,84 @@ def _finished(folder: str, request: str) -> Manifest | None:
     return manifest if manifest.request == request and all(_intact(folder, s) for s in shards) else None
 
 
-def _manifest(
-    config: RunConfig, planned: Planned, generators: dict[str, str], request: str, notes: dict[str, Note]
-) -> Manifest:
+def _manifest(config: RunConfig, planned: Planned, request: str, notes: dict[str, Note]) -> Manifest:
     shards: dict[str, dict[str, list[Shard]]] = {}
-    reasons: Counter[str] = Counter(fault.reason.split(":")[0] for fault in planned.faults)
+    reasons: Counter[str] = Counter()
     for spec in planned.specs:
         note = notes[spec.path]
         shards.setdefault(spec.stage, {}).setdefault(spec.split, []).append(note.shard)
-        reasons.update(fault["reason"].split(":")[0] for fault in note.faults)
-    return Manifest(config.data.dir, request, config.seed, generators, shards, dict(reasons), planned.merged)
+        reasons.update(note.reasons)
+    for _, part in planned.parts:
+        reasons.update(part.reasons)
+    doubles = sum(part.doubles for _, part in planned.parts)
+    return Manifest(config.data.dir, request, config.seed, planned.generators, shards, dict(reasons), doubles)
 
 
 def _quarantine(config: RunConfig, planned: Planned, notes: dict[str, Note], say: Callable[[str], None]) -> None:
-    """Write the quarantine, print its counts, and stop where it is too large.
+    """Write the quarantine, a few rows at a time, print its counts, and stop where it is too large.
 
     Raises:
-        DataError: past `data.max_bad_share` of the rows of any source.
+        DataError: past the share of bad rows that a source is allowed.
     """
-    rows = [_fault("stage3", "", f.source, f.line, f.id, f.reason) for f in planned.faults]
-    rows += [fault for spec in planned.specs for fault in notes[spec.path].faults]
-    sink = pa.BufferOutputStream()
-    pq.write_table(pa.Table.from_pylist(rows, schema=_QUARANTINE_SCHEMA), sink, compression="zstd")
     path = storage.join(config.data.dir, QUARANTINE)
-    storage.write_bytes(path, sink.getvalue())
-    if rows:
-        say(f"data: {len(rows)} rows in quarantine, {path}:")
-        for reason, number in Counter(f"{row['stage']} {row['reason']}" for row in rows).most_common(5):
-            say(f"  {number} × {reason}")
+    counts: Counter[tuple[str, str]] = Counter()
+    with storage.drafted(path) as draft, pq.ParquetWriter(draft, _QUARANTINE_SCHEMA, compression="zstd") as writer:
+        for rows in _set_aside(config.data.dir, planned, notes):
+            writer.write_table(pa.Table.from_pylist(rows, schema=_QUARANTINE_SCHEMA))
+            counts.update((row["source"], kind_of(row["reason"])) for row in rows)
+    if counts:
+        say(f"data: {sum(counts.values())} rows in quarantine, {path}:")
+        for (source, reason), number in counts.most_common(5):
+            say(f"  {number} × {source}: {reason}")
     _stop_past(config, planned, notes, path)
+
+
+def _set_aside(folder: str, planned: Planned, notes: dict[str, Note]) -> Iterator[list[dict[str, Any]]]:
+    """The rows of the quarantine, in order and in pieces: those that no record came of, then those of each shard."""
+    for part, note in planned.parts:
+        if note.faults:
+            stage = STAGE_OF_KIND[part.source.kind]
+            found = published.index_rows(f"{part.index}-{published.FAULTS}.parquet", 0, note.faults)
+            rows = (_fault(stage, "", part.source.name, Fault(**row)) for _, row in found)
+            while piece := list(itertools.islice(rows, 256)):
+                yield piece
+    for spec in planned.specs:
+        if notes[spec.path].faults:
+            yield json.loads(storage.read_bytes(_note_path(folder, spec)))["faults"]
 
 
 def _stop_past(config: RunConfig, planned: Planned, notes: dict[str, Note], path: str) -> None:
     """Stop where any source has too large a share of rows in quarantine."""
+    allowed = {source.name: source.max_bad_share for source in published.sources_of(config)}
     for source in config.sources:
+        parts = [note for part, note in planned.parts if part.source.name == source]
         mine = [note for note in notes.values() if note.shard.source == source]
-        faults = [fault for note in mine for fault in note.faults]
-        if source == ROBOT_SOURCE:
-            faults += [_fault("stage3", "", f.source, f.line, f.id, f.reason) for f in planned.faults]
-        total = sum(note.shard.rows for note in mine) + len(faults)
-        if len(faults) > config.data.max_bad_share * total:
-            first = faults[0]
+        bad = sum(note.faults for note in [*parts, *mine])
+        total = sum(note.shard.rows for note in mine) + bad
+        share = allowed.get(source, config.data.max_bad_share)
+        if bad > share * total:
+            first = next(note.first for note in [*parts, *mine] if note.first)
+            name = (
+                "data.max_bad_share" if share == config.data.max_bad_share else f"data.datasets.{source}.max_bad_share"
+            )
             raise DataError(
-                f"{len(faults)} of {total} rows of {source} ({len(faults) / total:.2%}) cannot be used, more than "
-                f"data.max_bad_share ({config.data.max_bad_share:.2%}); the first: {first['source']} line "
-                f"{first['line']}: {first['reason']}. All are in {path}; mend them or raise data.max_bad_share"
+                f"{bad} of {total} rows of {source} ({bad / total:.2%}) cannot be used, more than "
+                f"{name} ({share:.2%}); the first: {first['file'] or source} line "
+                f"{first['line']}: {first['reason']}. All are in {path}; mend them or raise {name}"
             )
 
 
-def _sweep(folder: str, wanted: set[str]) -> None:
-    """Remove shards of earlier requests, which the manifest no longer names."""
-    for stage in ("stage1", "stage2", "stage3", "stage4"):
+def _sweep(folder: str, planned: Planned) -> None:
+    """Remove what earlier requests left of this one's sources; the shards of others may be wanted again."""
+    wanted = {spec.path for spec in planned.specs}
+    mine = {(spec.stage, shard_prefix(spec.source)) for spec in planned.specs}
+    for stage in sorted({spec.stage for spec in planned.specs}):
         base = storage.join(folder, stage)
+        inside = storage.resolve(base)[1]
         for path in storage.list_files(base):
-            place = f"{stage}/{path[len(storage.resolve(base)[1]) :].lstrip('/')}"
-            if path.endswith(".parquet") and storage.is_local(path) and place not in wanted:
+            place = f"{stage}/{path[path.index(inside) + len(inside) :].lstrip('/')}"
+            prefix = place.rsplit("/", 1)[-1].rpartition("-")[0]
+            if path.endswith(".parquet") and (stage, prefix) in mine and place not in wanted:
                 storage.delete(path)
 
 

@@ -9,19 +9,24 @@ import functools
 import hashlib
 import importlib.metadata
 import json
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import embervlm
 from ember_platform import storage
-from ember_platform.config import ROBOT_SOURCE, WORLD_SOURCE, RunConfig
-from embervlm.data.readers import robot_selection
+from ember_platform.config import WORLD_SOURCE, RunConfig
+from ember_platform.data import published
+from ember_platform.data.published import Part, PartNote, Source
+from embervlm.data.readers.base import Fault, Found
 from embervlm.data.schema import SPLITS, Record
 
 #: What makes a shard's bytes beside its records: the schema, the checks and the parquet settings.
 FORMAT = "1"
 KIND_OF_STAGE = {"stage1": "caption", "stage2": "instruction", "stage3": "selection", "stage4": "reasoning"}
+STAGE_OF_KIND = {kind: stage for stage, kind in KIND_OF_STAGE.items()}
+#: Fields that a shard's digest had once; with them, shards that were made then are still found.
+_FORMER = {"folds": 0, "fold": 0}
 
 
 @dataclass(frozen=True)
@@ -40,55 +45,113 @@ class ShardSpec:
     generator: str
     max_image_pixels: int
     origin: str = ""
-    folds: int = 0
-    fold: int = 0
 
     @property
     def path(self) -> str:
         """Where it goes, relative to the data folder."""
-        return f"{self.stage}/{self.split}/shard-{self.index:05d}.parquet"
+        return f"{self.stage}/{self.split}/{shard_prefix(self.source)}-{self.index:05d}.parquet"
 
     @property
     def digest(self) -> str:
         """sha256 (hex) of everything that decides its content; where the origin lies does not."""
-        content = {**asdict(self), "origin": "", "format": FORMAT}
+        content = {**asdict(self), "origin": "", "format": FORMAT, **_FORMER}
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def shard_prefix(source: str) -> str:
+    """What the names of a source's shards begin with: no source's numbers depend on another's."""
+    return "shard" if source == WORLD_SOURCE else source
 
 
 @dataclass(frozen=True)
 class Planned:
-    """What a source asks for, with the faults that planning already met."""
+    """What a configuration asks for: shards in a fixed order, and the parts of published datasets they come from."""
 
     specs: list[ShardSpec]
-    faults: list[robot_selection.Fault] = field(default_factory=list)
-    merged: int = 0
+    generators: dict[str, str]
+    parts: list[tuple[Part, PartNote]]
 
 
-#: A reader gives the records of a spec, in order.
-Reader = Callable[[ShardSpec], Iterator[Record]]
+#: A reader gives the records of a spec, in order; with them where they stand, or why they cannot be used.
+Reader = Callable[[ShardSpec], Iterator[Record | Found | Fault]]
+#: Makes the missing notes of parts, in their order.
+IndexParts = Callable[[list[Part]], Iterable[PartNote]]
 
 
-def plan(config: RunConfig) -> tuple[Planned, dict[str, str]]:
-    """Every shard of a configuration in a fixed order, and the generator digest of each source.
+def plan(config: RunConfig, index: IndexParts) -> Planned:
+    """Every shard of a configuration in a fixed order.
+
+    Args:
+        config: what is asked for.
+        index: reads the annotations of parts that are not indexed yet.
 
     Raises:
-        ReaderError: robot_data cannot be read.
+        ReaderError: a published dataset cannot be read.
     """
-    generators: dict[str, str] = {}
-    specs: list[ShardSpec] = []
-    planned = Planned([])
-    if WORLD_SOURCE in config.data.sources:
-        generators[WORLD_SOURCE] = world_digest()
-        specs += _world_specs(config, generators[WORLD_SOURCE])
-    if config.data.robot_data:
-        planned = _robot_specs(config, after=specs)
-        specs += planned.specs
-        generators[ROBOT_SOURCE] = planned.specs[0].generator if planned.specs else ""
-    return Planned(specs, planned.faults, planned.merged), generators
+    generators = {WORLD_SOURCE: world_digest()} if WORLD_SOURCE in config.data.sources else {}
+    specs = world_specs(config)
+    parts: list[tuple[Part, PartNote]] = []
+    for source in published.sources_of(config):
+        found = _indexed(source, config.data.dir, index)
+        parts += found
+        generators[source.name] = source.digest
+        specs += _published_specs(config, source, found)
+    return Planned(specs, generators, parts)
 
 
-def _world_specs(config: RunConfig, generator: str) -> list[ShardSpec]:
+def _indexed(source: Source, folder: str, index: IndexParts) -> list[tuple[Part, PartNote]]:
+    """The parts of a dataset with their notes; of a limited one no more than the limit needs."""
+    parts = published.parts_of(source, folder)
+    notes = {part.number: note for part in parts if (note := published.indexed(part)) is not None}
+    if source.limit is None:
+        missing = [part for part in parts if part.number not in notes]
+        notes |= dict(zip([part.number for part in missing], index(missing) if missing else [], strict=True))
+        return [(part, notes[part.number]) for part in parts]
+    found, room = [], source.limit
+    for part in parts:
+        if room <= 0:
+            break
+        note = notes.get(part.number) or next(iter(index([part])))
+        found.append((part, note))
+        room -= note.rows
+    return found
+
+
+def _published_specs(config: RunConfig, source: Source, parts: list[tuple[Part, PartNote]]) -> list[ShardSpec]:
+    """A dataset's shards; none has rows of two parts, so that a part that changes costs its own shards only."""
+    data, stage = config.data, STAGE_OF_KIND[source.kind]
+    specs, numbers, room = [], dict.fromkeys(SPLITS, 0), source.limit
+    for part, note in parts:
+        counts = note.counts if room is None else published.rows_before(part, note, room)
+        room = None if room is None else room - note.rows
+        for split in SPLITS:
+            for start in range(0, counts[split], data.shard_rows):
+                specs.append(
+                    ShardSpec(
+                        source=source.name,
+                        stage=stage,
+                        split=split,
+                        index=numbers[split],
+                        kind=source.kind,
+                        start=start,
+                        count=min(data.shard_rows, counts[split] - start),
+                        seed=0,
+                        image_size=data.image_size,
+                        generator=note.content,
+                        max_image_pixels=data.max_image_pixels,
+                        origin=f"{part.index}-{split}.parquet",
+                    )
+                )
+                numbers[split] += 1
+    return sorted(specs, key=lambda spec: SPLITS.index(spec.split))
+
+
+def world_specs(config: RunConfig) -> list[ShardSpec]:
+    """The shards of EmberWorld that a configuration asks for."""
     data = config.data
+    if WORLD_SOURCE not in data.sources:
+        return []
+    generator = world_digest()
     return [
         ShardSpec(
             source=WORLD_SOURCE,
@@ -110,38 +173,6 @@ def _world_specs(config: RunConfig, generator: str) -> list[ShardSpec]:
     ]
 
 
-def _robot_specs(config: RunConfig, after: list[ShardSpec]) -> Planned:
-    """The shards of the robot-selection files; they follow those that stage 3 already has."""
-    data = config.data
-    assert data.robot_data is not None
-    read = robot_selection.read(data.robot_data, data.robot_folds, data.robot_fold)
-    generator = _files_digest([Path(robot_selection.__file__), *robot_selection.json_files(data.robot_data)])
-    specs = []
-    for split in SPLITS:
-        total = sum(record.split == split for record in read.records)
-        taken = sum(spec.stage == "stage3" and spec.split == split for spec in after)
-        specs += [
-            ShardSpec(
-                source=ROBOT_SOURCE,
-                stage="stage3",
-                split=split,
-                index=taken + number,
-                kind="selection",
-                start=start,
-                count=min(data.shard_rows, total - start),
-                seed=0,
-                image_size=0,
-                generator=generator,
-                max_image_pixels=data.max_image_pixels,
-                origin=data.robot_data,
-                folds=data.robot_folds,
-                fold=data.robot_fold,
-            )
-            for number, start in enumerate(range(0, total, data.shard_rows))
-        ]
-    return Planned(specs, read.faults, read.merged)
-
-
 def read_world(spec: ShardSpec) -> Iterator[Record]:
     """Records of EmberWorld."""
     from embervlm.world.dataset import build
@@ -149,14 +180,13 @@ def read_world(spec: ShardSpec) -> Iterator[Record]:
     return build(spec.split, spec.kind, spec.count, spec.seed, spec.image_size, start=spec.start)
 
 
-def read_robots(spec: ShardSpec) -> Iterator[Record]:
-    """Records of the robot-selection files."""
-    records = robot_selection.read(spec.origin, spec.folds, spec.fold).records
-    chosen = [record for record in records if record.split == spec.split]
-    return iter(chosen[spec.start : spec.start + spec.count])
+def read_published(spec: ShardSpec) -> Iterator[Found | Fault]:
+    """Records of a published dataset, from its index."""
+    return published.read_index(spec.origin, spec.start, spec.count, spec.image_size, spec.max_image_pixels)
 
 
-READERS: dict[str, Reader] = {WORLD_SOURCE: read_world, ROBOT_SOURCE: read_robots}
+#: Source → its reader, where it is no published dataset.
+READERS: dict[str, Reader] = {WORLD_SOURCE: read_world}
 
 
 @functools.cache
