@@ -112,7 +112,7 @@ def number(
 
 @dataclass(frozen=True, eq=False)
 class FigureData:
-    """Base of every figure's data. `source` is a phrase for the caption: which split, how many records, how measured."""
+    """Base of every figure's data. `source` is a phrase for the caption: which split, how many records, how taken."""
 
     #: Where in the run it belongs: "stage1" … "stage4" or "cross".
     home: ClassVar[str] = ""

@@ -171,8 +171,9 @@ class Teacher:
         requests = [{"image": r.image, "prompt": r.instruction} for r in records]
         texts = self.model.generate_texts(requests, max_new_tokens=_ANSWER_TOKENS, batch_size=_BATCH)
         spoken = self.distribution(records) if self.lesson.distributions else [(None, None)] * len(records)
+        digest = self.lesson.digest
         return [
-            replace(r, teacher_text=text, teacher_token_ids=ids, teacher_logprobs=logprobs, teacher_digest=self.lesson.digest)
+            replace(r, teacher_text=text, teacher_token_ids=ids, teacher_logprobs=logprobs, teacher_digest=digest)
             for r, text, (ids, logprobs) in zip(records, texts, spoken, strict=True)
         ]
 
