@@ -85,7 +85,7 @@ class WritingMixin:
         spent = torch.zeros_like(context.robot_mask)  # robots that the step under way has mentioned
         for step in range(max_new_tokens + 1):
             kinds = torch.where(alive, GENERATED, PAD)[:, None]
-            hidden = self._append_text(context, token[:, None], mention[:, None], kinds)
+            hidden = self._append_text(context, token[:, None], mention[:, None], kinds, spent[:, None])
             alive = alive & (token != ids["eos"])
             if step == max_new_tokens or not bool(alive.any()):
                 break
@@ -111,8 +111,10 @@ class WritingMixin:
             generation.reasoned_scores = self._reasoned_scores(context, output.scores)
         return generation
 
-    def _append_text(self: EmberVLM, context: Context, token: Tensor, mention: Tensor, kinds: Tensor) -> Tensor:  # type: ignore[misc]
-        embeddings = self.text_embeddings(token, mention, context)
+    def _append_text(  # type: ignore[misc]
+        self: EmberVLM, context: Context, token: Tensor, mention: Tensor, kinds: Tensor, spent: Tensor
+    ) -> Tensor:
+        embeddings = self.text_embeddings(token, mention, context, spent)
         hidden = self.query(context, embeddings, kinds, context.next_position[:, None], torch.full_like(token, -1))
         context.next_position = context.next_position + (kinds[:, 0] != PAD)
         return hidden
@@ -139,12 +141,5 @@ class WritingMixin:
         return token, self.pointer(hidden[:, None], context, spent[:, None])[:, 0].argmax(-1)
 
     def _reasoned_scores(self: EmberVLM, context: Context, direct: Tensor) -> Tensor:  # type: ignore[misc]
-        samples, robots = direct.shape
-        hidden = self.query(
-            context,
-            self.selection_embeddings(context),
-            torch.where(context.robot_mask, SELECT_REASONED, PAD),
-            context.next_position[:, None].expand(-1, robots),
-            torch.arange(robots, device=direct.device).expand(samples, -1),
-        )
+        hidden = self.query(context, *self.selection_tokens(context, SELECT_REASONED))
         return self.reasoning.answer(hidden, direct).masked_fill(~context.robot_mask, -1e4)

@@ -82,6 +82,7 @@ class RobotReference(nn.Module):
         self.pool = nn.Linear(width, 1)
         self.select = nn.Linear(width, width)
         self.mention = nn.Linear(width, width)
+        self.scores = nn.Linear(2, width)
         self.query = nn.Linear(width, width)
         self.key = nn.Linear(width, width)
         self.judged_key = nn.Linear(width, width, bias=False)
@@ -91,6 +92,10 @@ class RobotReference(nn.Module):
         """Robot segments (R, L, D) with mask (R, L) → (R, D)."""
         weights = self.pool(hidden).squeeze(-1).float().masked_fill(~mask.bool(), -1e4).softmax(dim=-1)
         return (weights.to(hidden.dtype)[:, :, None] * hidden).sum(dim=1)
+
+    def note(self, scores: Tensor) -> Tensor:
+        """What a mention tells of scores: (…, 2) log-odds of its robot and of the best one left → (…, D)."""
+        return self.scores(torch.tanh(scores / 4))
 
     def pointer(
         self,

@@ -18,7 +18,7 @@ from embervlm.models.config import EmberVLMConfig
 from embervlm.models.generation import WritingMixin
 from embervlm.models.heads import AttentionPool, FusionAdapter, ReasoningModule, RobotReference, SelectionHead
 from embervlm.models.language import LanguageModel, PrefixCache, join
-from embervlm.models.layout import GENERATED, PAD, SELECT, SELECT_REASONED, query_mask, segment_mask
+from embervlm.models.layout import GENERATED, PAD, SELECT, SELECT_REASONED, query_mask, segment_mask, spent_mentions
 from embervlm.models.selecting import SelectionMixin
 from embervlm.models.vision import VisionEncoder
 
@@ -236,16 +236,28 @@ class EmberVLM(SelectionMixin, WritingMixin, PreTrainedModel):
         scores = context.scores.detach()
         return self.reference.pointer(hidden, context.summaries, context.selected, scores, context.robot_mask, spent)
 
-    def text_embeddings(self, input_ids: Tensor, mention_index: Tensor | None, context: Context) -> Tensor:
+    def text_embeddings(
+        self, input_ids: Tensor, mention_index: Tensor | None, context: Context, spent: Tensor | None = None
+    ) -> Tensor:
         """Tokens (B, T) → embeddings (B, T, D); a mention also carries the robot that it means.
 
-        `mention_index` (B, T) is the robot's place in the sample's fleet, -1 where the token is no mention.
+        Args:
+            input_ids: (B, T).
+            mention_index: (B, T) the robot's place in the sample's fleet, -1 where the token is no mention.
+            context: with the robots, and with their direct scores where they were read.
+            spent: (B, T, N) the robots that the step has named up to and with each token. A mention then also carries
+                its robot's score and the best score that the step has left unnamed: whether a list goes on.
         """
         embeddings = self.language.embed(input_ids)
         if mention_index is None or context.summaries.shape[1] == 0:
             return embeddings
-        index = mention_index.clamp_min(0)[:, :, None].expand(-1, -1, context.summaries.shape[2])
+        place = mention_index.clamp_min(0)
+        index = place[:, :, None].expand(-1, -1, context.summaries.shape[2])
         meant = self.reference.mention(context.summaries).gather(1, index)
+        if context.scores is not None and spent is not None:
+            scores = context.scores.detach()
+            left = scores[:, None, :].masked_fill(spent, -1e4).amax(dim=-1)
+            meant = meant + self.reference.note(torch.stack([scores.gather(1, place), left], dim=-1))
         return embeddings + meant * (mention_index >= 0)[:, :, None]
 
     def selection_embeddings(self, context: Context) -> Tensor:
@@ -285,57 +297,57 @@ class EmberVLM(SelectionMixin, WritingMixin, PreTrainedModel):
             robot_index: (B, N) rows of the robots, -1 for none.
             generated_ids, generated_mask: (B, T) text that was or is to be written, right-padded.
             mention_index: (B, T) robot that a mention token means, -1 otherwise.
-            select: read the direct scores. select_reasoned: also those that see the generated text.
+            select: read the direct scores. select_reasoned: also those that see the generated text, where there is one.
         """
         if fleet is None and robot_input_ids is not None and robot_attention_mask is not None:
             fleet = self.read_robots(robot_input_ids, robot_attention_mask)
         if image_features is None and pixel_values is not None:
             image_features = self.visual_features(pixel_values)
         context, visual = self.read_prefix(input_ids, attention_mask, image_features, image_mask, fleet, robot_index)
-        selections = [SELECT] * select + [SELECT_REASONED] * select_reasoned
         output = EmberVLMOutput(visual_tokens=visual, context=context)
-        if generated_ids is None and not selections:
+        if select:
+            # Before the text, which may look at what is found here.
+            selected = self.query(context, *self.selection_tokens(context, SELECT))
+            scores, output.reasons = self.selection(selected)
+            output.scores = scores.masked_fill(~context.robot_mask, -1e4)
+            context.scores, context.selected = output.scores, selected
+        if generated_ids is None or generated_mask is None:
             return output
-        hidden = self._queries(context, generated_ids, generated_mask, mention_index, selections)
-        length = generated_ids.shape[1] if generated_ids is not None else 0
+        length = generated_ids.shape[1]
+        tokens = self._text_tokens(context, generated_ids, generated_mask, mention_index)
+        if select_reasoned:
+            last = self.selection_tokens(context, SELECT_REASONED)
+            tokens = tuple(torch.cat(pair, dim=1) for pair in zip(tokens, last, strict=True))
+        hidden = self.query(context, *tokens)
         output.text_hidden = hidden[:, :length]
-        for kind, selected in zip(selections, hidden[:, length:].chunk(max(1, len(selections)), dim=1), strict=False):
-            if kind == SELECT:
-                scores, output.reasons = self.selection(selected)
-                output.scores = scores.masked_fill(~context.robot_mask, -1e4)
-                context.scores, context.selected = output.scores, selected
-            else:
-                direct = output.scores if output.scores is not None else torch.zeros_like(selected[:, :, 0])
-                answer = self.reasoning.answer(selected, direct)
-                output.reasoned_scores = answer.masked_fill(~context.robot_mask, -1e4)
+        if select_reasoned:
+            direct = output.scores if output.scores is not None else torch.zeros_like(hidden[:, length:, 0])
+            answer = self.reasoning.answer(hidden[:, length:], direct)
+            output.reasoned_scores = answer.masked_fill(~context.robot_mask, -1e4)
         return output
 
-    def _queries(
-        self,
-        context: Context,
-        generated_ids: Tensor | None,
-        generated_mask: Tensor | None,
-        mention_index: Tensor | None,
-        selections: list[int],
-    ) -> Tensor:
-        """Generated text and selection tokens in one pass: hidden states (B, T + N per selection, D)."""
-        device = context.robot_mask.device
-        samples, robots = context.robot_mask.shape
+    def _text_tokens(
+        self, context: Context, generated_ids: Tensor, generated_mask: Tensor, mention_index: Tensor | None
+    ) -> tuple[Tensor, ...]:
+        """A whole text (B, T) as `query` takes it; the context's next position moves behind it."""
+        spent = None
+        if mention_index is not None:
+            spent = spent_mentions(mention_index, self.closes_step(generated_ids), context.robot_mask.shape[1])
         start = context.next_position
-        embeddings, kinds, positions, own = [], [], [], []
-        if generated_ids is not None and generated_mask is not None:
-            length = generated_ids.shape[1]
-            embeddings.append(self.text_embeddings(generated_ids, mention_index, context))
-            kinds.append(torch.where(generated_mask.bool(), GENERATED, PAD))
-            positions.append(start[:, None] + torch.arange(length, device=device))
-            own.append(torch.full((samples, length), -1, device=device))
-            context.next_position = start + generated_mask.sum(dim=1)
-        for kind in selections:
-            place = start if kind == SELECT else context.next_position
-            embeddings.append(self.selection_embeddings(context))
-            kinds.append(torch.where(context.robot_mask, kind, PAD))
-            positions.append(place[:, None].expand(-1, robots))
-            own.append(torch.arange(robots, device=device).expand(samples, -1))
-        return self.query(
-            context, torch.cat(embeddings, 1), torch.cat(kinds, 1), torch.cat(positions, 1), torch.cat(own, 1)
+        context.next_position = start + generated_mask.sum(dim=1)
+        return (
+            self.text_embeddings(generated_ids, mention_index, context, spent),
+            torch.where(generated_mask.bool(), GENERATED, PAD),
+            start[:, None] + torch.arange(generated_ids.shape[1], device=generated_ids.device),
+            torch.full_like(generated_ids, -1),
+        )
+
+    def selection_tokens(self, context: Context, kind: int) -> tuple[Tensor, ...]:
+        """One selection token per robot, all at the next position, as `query` takes them."""
+        samples, robots = context.robot_mask.shape
+        return (
+            self.selection_embeddings(context),
+            torch.where(context.robot_mask, kind, PAD),
+            context.next_position[:, None].expand(-1, robots),
+            torch.arange(robots, device=context.robot_mask.device).expand(samples, -1),
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import logging
 import os
 import queue
 import threading
@@ -60,6 +61,8 @@ def run(order: Order) -> dict[str, Any]:
 
     from ember_platform.train.loop import TrainingError
 
+    # The loop prints every checkpoint's metrics itself.
+    logging.getLogger("ray.train").setLevel(logging.WARNING)
     context = ray.train.get_context()
     torch.set_num_threads(_threads(order.config, context.get_local_world_size()))
     clock.mark("imports")
