@@ -167,7 +167,7 @@ def parts_of(source: Source, folder: str) -> list[Part]:
         groups, missing = [], str(error)
     if missing is None:
         return [Part(source, i, files, storage.join(base, f"{i:05d}")) for i, files in enumerate(groups)]
-    kept = []
+    kept: list[Part] = []
     while (note := read_note(part := Part(source, len(kept), (), storage.join(base, f"{len(kept):05d}")))) is not None:
         if note.digest != source.digest:
             break
