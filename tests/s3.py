@@ -20,7 +20,8 @@ STALL = 4.0
 class LocalS3:
     """The server. `faults` is what happens to the next requests: 500, 503, reset, stall, cut, or "" for nothing.
 
-    `always` happens to every request while it is set; `seen` holds (method, path, fault) of all.
+    `always` happens to every request while it is set, and where `every` is above 0, one in so many fails, in one way
+    after the other; `seen` holds (method, path, fault) of all.
     """
 
     def __init__(self) -> None:
@@ -29,6 +30,7 @@ class LocalS3:
 
         self.faults: deque[str] = deque()
         self.always = ""
+        self.every = 0
         self.seen: list[tuple[str, str, str]] = []
         self.moto = DomainDispatcherApplication(create_backend_app)
 
@@ -56,6 +58,8 @@ class LocalS3:
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:
         fault = self.always or (self.faults.popleft() if self.faults else "")
+        if not fault and self.every and len(self.seen) % self.every == self.every - 1:
+            fault = ("500", "reset", "503")[len(self.seen) // self.every % 3]
         self.seen.append((environ["REQUEST_METHOD"], environ["PATH_INFO"], fault))
         if fault in ("500", "503"):
             code = "InternalError" if fault == "500" else "SlowDown"
@@ -71,7 +75,8 @@ class LocalS3:
     def _reset(self, environ: dict[str, Any]) -> list[bytes]:
         connection: socket.socket = environ["werkzeug.socket"]
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        connection.close()
+        # Not close(): the handler's files would keep it open, and then it would end in good order.
+        os.close(connection.detach())
         raise ConnectionError("reset on purpose")
 
     def _half(self, environ: dict[str, Any], answer: Any) -> Iterator[bytes]:

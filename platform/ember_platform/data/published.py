@@ -12,6 +12,7 @@ than a few hundred rows, whatever the size of the dataset.
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import io
 import json
@@ -364,6 +365,7 @@ def _content(picture: Picture) -> bytes:
     return content
 
 
+@functools.cache
 def _code_digest() -> str:
     """sha256 (hex) of the code that reads published datasets."""
     root = Path(embervlm.__file__).parent / "data"
