@@ -9,6 +9,7 @@ throttling, a connection that is reset or stalls) is tried again with growing pa
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import hashlib
 import os
@@ -28,11 +29,16 @@ _ATTEMPTS = 6
 _TIMEOUT = 20.0
 #: Where boto3 may have credentials from that expire, and that S3's own client asks as well.
 _RENEWED = ("iam-role", "container-role", "assume-role-with-web-identity", "sso", "custom-process")
+_NO_FILE = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG)
 _Environment = tuple[tuple[str, str], ...]
 
 
 class StorageError(OSError):
     """Storage that cannot be used. The message names the path and what was tried."""
+
+
+class MissingFileError(StorageError):
+    """There is no such file."""
 
 
 class _S3(fs.S3FileSystem):
@@ -180,7 +186,8 @@ def read_bytes(path: str, offset: int = 0, length: int | None = None) -> bytes:
     """The whole file, or at most `length` bytes of it from `offset` on.
 
     Raises:
-        StorageError: there is no such file, or it cannot be read.
+        MissingFileError: there is no such file.
+        StorageError: it cannot be read.
     """
     filesystem, inside = resolve(path)
     try:
@@ -190,6 +197,10 @@ def read_bytes(path: str, offset: int = 0, length: int | None = None) -> bytes:
         with filesystem.open_input_file(inside) as file:
             return bytes(file.read_at(length if length is not None else file.size() - offset, offset))
     except (OSError, pa.ArrowException) as error:
+        # A name that no file can have, or a folder's, is that of a missing file, too.
+        folder = isinstance(filesystem, fs.LocalFileSystem) and os.path.isdir(inside)
+        if folder or isinstance(error, pa.ArrowInvalid) or getattr(error, "errno", None) in _NO_FILE:
+            raise MissingFileError(f"{path}: cannot be read: no such file") from error
         raise StorageError(f"{path}: cannot be read: {error}") from error
 
 

@@ -231,11 +231,16 @@ def test_a_dataset_may_have_more_bad_rows_than_others(tmp_path: Path) -> None:
 def test_names_that_lead_out_of_the_folder(tmp_path: Path) -> None:
     (tmp_path / "secret.jpg").write_bytes(jpeg())
     (tmp_path / "in").mkdir()
-    (tmp_path / "captions.csv").write_text("image,caption\n../secret.jpg,A secret.\n")
+    (tmp_path / "in" / "folder.jpg").mkdir()
+    names = ["../secret.jpg", "folder.jpg", "x" * 300 + ".jpg", "a\0b.jpg", "secret.jpg/below.jpg"]
+    (tmp_path / "captions.csv").write_text("image,caption\n" + "".join(f"{name},A secret.\n" for name in names))
     one = {"annotations": str(tmp_path / "captions.csv"), "images": str(tmp_path / "in"), "split": "train"}
     manifest = run(tmp_path, datasets={"flickr30k": one})
     assert manifest.rows(1, "train") == 0
-    assert "leads out of the folder" in quarantine(manifest)[0]["reason"]
+    reasons = [row["reason"] for row in quarantine(manifest)]
+    assert "leads out of the folder" in reasons[0]
+    assert len(reasons) == len(names)
+    assert all(reason.startswith("image: no such file") for reason in reasons[1:])
 
 
 def test_robot_tasks_in_other_words(tmp_path: Path) -> None:
