@@ -42,6 +42,15 @@ def answer_hits(answers: Sequence[str], references: Sequence[str]) -> np.ndarray
     )
 
 
+def vqa_score(answer: str, given: Sequence[str]) -> float:
+    """The VQA accuracy of one answer, 0 to 1: full where three of the (ten) people gave it (Antol et al., 2015).
+
+    Averaged, as the official script does, over leaving out each person in turn.
+    """
+    same = np.array([normalise_answer(one) == normalise_answer(answer) for one in given], dtype=float)
+    return float(np.minimum(1.0, (same.sum() - same) / 3).mean()) if len(same) else 0.0
+
+
 def _check(candidates: Sequence[str], references: Sequence[Sequence[str]], name: str) -> None:
     if len(candidates) != len(references):
         raise MetricError(f"{name}: {len(candidates)} candidates against {len(references)} sets of references")

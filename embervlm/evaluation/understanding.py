@@ -44,7 +44,8 @@ def evaluate_alignment(
     written = asker.write(
         [{"image": r.image, "prompt": r.instruction or CAPTION_PROMPT} for r in shown], CAPTION_TOKENS
     )
-    references = [[r.response] for r in shown]
+    # Published caption sets have several captions of a picture, all of them references.
+    references = [r.tags.get("captions") or [r.response] for r in shown]
     figures.update({"cider": t.cider_d(written, references), "bleu4": t.bleu4(written, references)})
     tables: dict[str, Any] = {
         "retrieval_pairs": len(pairs),
@@ -104,6 +105,9 @@ def evaluate_instruction(
     answers = ask([r.image for r in records])
     hits = t.answer_hits(answers, references)
     figures = _by_type(hits, records, "answer_accuracy")
+    asked = [(answer, r.tags["answers"]) for answer, r in zip(answers, records, strict=True) if r.tags.get("answers")]
+    if asked:
+        figures["vqa_accuracy"] = float(np.mean([t.vqa_score(answer, given) for answer, given in asked]))
     low, high = m.bootstrap_interval(hits, seed=seed)
     blind = ask([None] * len(records))
     figures.update(_by_type(t.answer_hits(blind, references), records, "answer_accuracy_without_image"))

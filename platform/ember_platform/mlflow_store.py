@@ -81,7 +81,8 @@ def open_store(config: RunConfig) -> MlflowClient:
 def experiment_id(config: RunConfig, client: MlflowClient) -> str:
     """The id of the run's experiment, made where it is missing.
 
-    Beside a SQLite file the artifacts lie in `mlartifacts`; a server decides for itself.
+    Beside a SQLite file the artifacts lie in `mlartifacts`, or there in `output_dir` where that is on S3; a server
+    decides for itself.
     """
     from mlflow.exceptions import MlflowException
 
@@ -91,6 +92,8 @@ def experiment_id(config: RunConfig, client: MlflowClient) -> str:
         uri = tracking_uri(config)
         _, _, path = uri.partition("sqlite:///")
         location = Path(path).with_name("mlartifacts").as_uri() if path else None
+        if path and not is_folder(config.output_dir):
+            location = f"{config.output_dir.rstrip('/')}/mlartifacts"
         try:
             return str(client.create_experiment(name, artifact_location=location))
         except MlflowException:

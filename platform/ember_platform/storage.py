@@ -9,6 +9,7 @@ throttling, a connection that is reset or stalls) is tried again with growing pa
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import hashlib
 import os
@@ -26,10 +27,18 @@ _CHUNK = 1 << 20
 _ATTEMPTS = 6
 #: Seconds until a request to S3 that stands still is given up, where EMBERVLM_S3_TIMEOUT does not say.
 _TIMEOUT = 20.0
+#: Where boto3 may have credentials from that expire, and that S3's own client asks as well.
+_RENEWED = ("iam-role", "container-role", "assume-role-with-web-identity", "sso", "custom-process")
+_NO_FILE = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG)
+_Environment = tuple[tuple[str, str], ...]
 
 
 class StorageError(OSError):
     """Storage that cannot be used. The message names the path and what was tried."""
+
+
+class MissingFileError(StorageError):
+    """There is no such file."""
 
 
 class _S3(fs.S3FileSystem):
@@ -45,15 +54,18 @@ class _S3(fs.S3FileSystem):
 
 def _s3(bucket: str) -> fs.FileSystem:
     """The client of a bucket with the credentials of now."""
-    return _client(bucket, _number("AWS_MAX_ATTEMPTS", _ATTEMPTS), _number("EMBERVLM_S3_TIMEOUT", _TIMEOUT), *_keys())
+    environment = tuple(sorted((k, v) for k, v in os.environ.items() if k.startswith("AWS_")))
+    timeout = _number("EMBERVLM_S3_TIMEOUT", _TIMEOUT)
+    return _client(bucket, environment, timeout, *_keys(_session(environment)))
 
 
 @functools.lru_cache(maxsize=32)
-def _client(bucket: str, attempts: float, timeout: float, *keys: str | None) -> fs.FileSystem:
+def _client(bucket: str, environment: _Environment, timeout: float, *keys: str | None) -> fs.FileSystem:
     access_key, secret_key, token = keys
-    client = _boto().client("s3")
+    session = _session(environment)
+    client = session.client("s3")
     settings: dict[str, Any] = {
-        "retry_strategy": fs.AwsStandardS3RetryStrategy(max_attempts=int(attempts)),
+        "retry_strategy": fs.AwsStandardS3RetryStrategy(max_attempts=int(_number("AWS_MAX_ATTEMPTS", _ATTEMPTS))),
         "connect_timeout": timeout,
         "request_timeout": timeout,
         "allow_delayed_open": True,  # a small file is one request and not three
@@ -66,30 +78,24 @@ def _client(bucket: str, attempts: float, timeout: float, *keys: str | None) -> 
         scheme, _, host = endpoint.partition("://")
         settings |= {"endpoint_override": host.rstrip("/"), "scheme": scheme}
         settings |= {"force_virtual_addressing": style == "virtual"}
-        region = client.meta.region_name
+        region = session.region_name
     else:
-        region = client.meta.region_name or fs.resolve_s3_region(bucket)
+        region = session.region_name or fs.resolve_s3_region(bucket)
     return _S3(bucket, settings | {"region": region or "us-east-1"})
 
 
-def _keys() -> tuple[str | None, str | None, str | None]:
-    """Keys that do not expire, as boto3 finds them; none where they do: then the client renews them by itself."""
-    from botocore.credentials import RefreshableCredentials
-
-    found = _boto().get_credentials()
-    if found is None or isinstance(found, RefreshableCredentials):
+def _keys(session: Any) -> tuple[str | None, str | None, str | None]:
+    """The keys that boto3 finds; none where they come from a place that the client knows and renews them from."""
+    found = session.get_credentials()
+    if found is None or found.method in _RENEWED:
         return None, None, None
     frozen = found.get_frozen_credentials()
     return frozen.access_key, frozen.secret_key, frozen.token
 
 
-def _boto() -> Any:
-    """A boto3 session as the environment has it now; reading its files is what costs, so it is kept."""
-    return _session(tuple(sorted((k, v) for k, v in os.environ.items() if k.startswith("AWS_"))))
-
-
 @functools.lru_cache(maxsize=4)
-def _session(environment: tuple[tuple[str, str], ...]) -> Any:
+def _session(environment: _Environment) -> Any:
+    """A boto3 session under an environment; reading its files is what costs, so it is kept."""
     import boto3
 
     return boto3.Session()
@@ -180,7 +186,8 @@ def read_bytes(path: str, offset: int = 0, length: int | None = None) -> bytes:
     """The whole file, or at most `length` bytes of it from `offset` on.
 
     Raises:
-        StorageError: there is no such file, or it cannot be read.
+        MissingFileError: there is no such file.
+        StorageError: it cannot be read.
     """
     filesystem, inside = resolve(path)
     try:
@@ -190,6 +197,10 @@ def read_bytes(path: str, offset: int = 0, length: int | None = None) -> bytes:
         with filesystem.open_input_file(inside) as file:
             return bytes(file.read_at(length if length is not None else file.size() - offset, offset))
     except (OSError, pa.ArrowException) as error:
+        # A name that no file can have, or a folder's, is that of a missing file, too.
+        folder = isinstance(filesystem, fs.LocalFileSystem) and os.path.isdir(inside)
+        if folder or isinstance(error, pa.ArrowInvalid) or getattr(error, "errno", None) in _NO_FILE:
+            raise MissingFileError(f"{path}: cannot be read: no such file") from error
         raise StorageError(f"{path}: cannot be read: {error}") from error
 
 

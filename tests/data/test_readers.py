@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import tarfile
+import tracemalloc
 import zlib
 from pathlib import Path
 from typing import Any
@@ -346,3 +347,47 @@ def test_a_shelf_groups_and_joins() -> None:
         ]
         assert shelf.get("y", "b") == [(9, None)]
         assert shelf.get("y", "c") == []
+
+
+def many(folder: Path, format: str, count: int) -> dict[str, Any]:
+    """A dataset of so many rows, and the arguments to read it with."""
+    file = folder / f"{format}.json"
+    if format == "coco":
+        images = [{"id": i, "file_name": f"{i}.jpg"} for i in range(count)]
+        captions = [{"image_id": i % count, "id": i, "caption": "a crane " * 20} for i in range(2 * count)]
+        file.write_text(json.dumps({"images": images, "annotations": captions}))
+    elif format == "llava_instruct":
+        turns = [{"from": "human", "value": "<image>\nwhat? " * 9}, {"from": "gpt", "value": "a crane " * 20}]
+        file.write_text(json.dumps([{"id": i, "image": f"{i}.jpg", "conversations": turns} for i in range(count)]))
+    elif format == "vqa_v2":
+        answers = [{"answer": "crane", "answer_id": i} for i in range(10)]
+        rows = [{"question_id": i, "answer_type": "other", "answers": answers} for i in range(count)]
+        file.write_text(json.dumps({"annotations": rows}))
+        asked = [{"question_id": i, "image_id": i, "question": "what is it? " * 9} for i in range(count)]
+        (folder / "questions.json").write_text(json.dumps({"questions": asked}))
+    elif format == "reasoning":
+        item = {"reasoning_chain": ["one " * 20, "two", "three", "four"], "selected_robot": "Drone"}
+        file.write_text(json.dumps([{**item, "task": f"Inspect roof {i}."} for i in range(count)]))
+    else:
+        members = [(f"{i}.{end}", b"x" * 700) for i in range(count) for end in ("jpg", "txt")]
+        file = archive(folder / "00000.tar", members)
+    return {"annotations": file, "questions": str(folder / "questions.json")}
+
+
+@pytest.mark.parametrize("format", ["coco", "llava_instruct", "vqa_v2", "reasoning", "cc3m"])
+def test_memory_does_not_grow_with_the_rows(format: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("embervlm.data.readers.json_stream._PIECE", 4096)
+    peaks = []
+    for count in (300, 3000):
+        arguments = many(tmp_path, format, count)
+        dataset = Dataset("set", format, str(arguments["annotations"]), "pictures", arguments["questions"], "train")
+        reader, files = FORMATS[format], LocalFiles()
+        (part,) = reader.parts(dataset, files)
+        tracemalloc.start()
+        try:
+            total = sum(isinstance(row, Found) for row in reader.read(dataset, part, files))
+            peaks.append(tracemalloc.get_traced_memory()[1])
+        finally:
+            tracemalloc.stop()
+        assert total >= count
+    assert peaks[1] < 1.5 * peaks[0] + 100_000

@@ -54,3 +54,11 @@ def test_answers_are_compared_after_normalisation() -> None:
     assert t.answer_hits(["a red one", "no"], ["Red 1", "yes"]).tolist() == [True, False]
     with pytest.raises(MetricError, match="1 answers against 2"):
         t.answer_hits(["a"], ["a", "b"])
+
+
+def test_vqa_score_is_full_from_four_of_ten_and_averages_over_the_people_left_out() -> None:
+    ten = ["two"] * 6 + ["3"] * 2 + ["a crane", "Crane."]
+    assert t.vqa_score("2", ten) == 1.0
+    assert t.vqa_score("crane", ten) == pytest.approx((8 * 2 / 3 + 2 * 1 / 3) / 10)
+    assert t.vqa_score("dog", ten) == 0.0
+    assert t.vqa_score("dog", []) == 0.0

@@ -48,7 +48,7 @@ def test_overrides_are_yaml_with_plain_exponents() -> None:
         ("stages.1.mixing={emberworld: 0}", "stages.1.mixing: every source has weight 0"),
         ("data.counts.stage3.tran=1", "data.counts.stage3.tran: unknown key; did you mean 'train'?"),
         ("data.counts=null", "data.counts: "),
-        ("data.sources=[]", "data.sources: empty, and data.robot_data is not set"),
+        ("data.sources=[]", "data.sources: empty, and neither data.datasets nor data.robot_data is set"),
         ("data.image_size=100", "data.image_size: "),
         ("data.robot_fold=5", "data.robot_fold: 5 is no fold of 5"),
         ("trackin.experiment=a", "trackin: unknown key; did you mean 'tracking'?"),

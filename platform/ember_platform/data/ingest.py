@@ -306,7 +306,7 @@ def _stop_past(config: RunConfig, planned: Planned, notes: dict[str, Note], path
     """Stop where any source has too large a share of rows in quarantine."""
     allowed = {source.name: source.max_bad_share for source in published.sources_of(config)}
     for source in config.sources:
-        parts = [note for part, note in planned.parts if part.source.name == source]
+        parts: list[Note | PartNote] = [note for part, note in planned.parts if part.source.name == source]
         mine = [note for note in notes.values() if note.shard.source == source]
         bad = sum(note.faults for note in [*parts, *mine])
         total = sum(note.shard.rows for note in mine) + bad

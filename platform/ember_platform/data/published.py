@@ -12,12 +12,14 @@ than a few hundred rows, whatever the size of the dataset.
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import io
 import json
 import sys
-from collections import Counter
-from collections.abc import Iterator
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -44,6 +46,8 @@ _FORMAT = "1"
 _ROWS = 256
 #: A file of more bytes is no picture that is worth a look.
 _LARGEST = 100_000_000
+#: Pictures that are fetched while one is worked on.
+_AHEAD = 8
 _SCHEMA = pa.schema([("number", pa.int64()), ("line", pa.int64()), ("row", pa.string())])
 _BUFFER = 4 << 20
 
@@ -167,7 +171,7 @@ def parts_of(source: Source, folder: str) -> list[Part]:
         groups, missing = [], str(error)
     if missing is None:
         return [Part(source, i, files, storage.join(base, f"{i:05d}")) for i, files in enumerate(groups)]
-    kept = []
+    kept: list[Part] = []
     while (note := read_note(part := Part(source, len(kept), (), storage.join(base, f"{len(kept):05d}")))) is not None:
         if note.digest != source.digest:
             break
@@ -333,37 +337,51 @@ def rows_before(part: Part, note: PartNote, number: int) -> dict[str, int]:
 
 def read_index(path: str, start: int, count: int, image_size: int, max_pixels: int) -> Iterator[Found | Fault]:
     """The records of some rows of an index, each with its picture: upright, its shorter side at most `image_size`."""
-    for line, row in index_rows(path, start, count):
+    for line, row, fetched in _fetched(index_rows(path, start, count)):
         record = Record.from_row(row["record"])
-        if row["picture"] is not None:
-            paths, offset, length = row["picture"]
+        if fetched is not None:
             try:
-                content = _content(Picture(tuple(paths), offset, length))
-                record.image = keepable(content, image_size, max_pixels)
+                record.image = keepable(fetched.result(), image_size, max_pixels)
             except ImageError as error:
-                yield Fault(row["file"], line, f"{error} ({paths[0]})", record.id)
+                yield Fault(row["file"], line, f"{error} ({row['picture'][0][0]})", record.id)
                 continue
         yield Found(record, row["file"], line)
+
+
+def _fetched(rows: Iterable[tuple[int, dict[str, Any]]]) -> Iterator[tuple[int, dict[str, Any], Future[bytes] | None]]:
+    """The rows with their pictures' bytes, the next few being fetched meanwhile: on S3 each takes a while to come."""
+    waiting: deque[tuple[int, dict[str, Any], Future[bytes] | None]] = deque()
+    with ThreadPoolExecutor(_AHEAD, thread_name_prefix="pictures") as pool:
+        for line, row in rows:
+            found = row["picture"]
+            waiting.append((line, row, pool.submit(_content, Picture(tuple(found[0]), *found[1:])) if found else None))
+            if len(waiting) > _AHEAD:
+                yield waiting.popleft()
+        yield from waiting
 
 
 def _content(picture: Picture) -> bytes:
     """A picture's bytes.
 
     Raises:
-        ImageError: there is no such file, or it is far larger than a picture.
+        ImageError: there is no such file, it is far larger than a picture, or lies elsewhere.
         StorageError: it is there and cannot be read: no fault of the row.
     """
     if any(".." in path.split("/") for path in picture.paths):
         raise ImageError("image: its name leads out of the folder of pictures")
-    path = next((path for path in picture.paths if storage.identity(path) is not None), None)
-    if path is None:
-        raise ImageError("image: no such file")
-    wanted = _LARGEST + 1 if picture.length is None else picture.length
-    if wanted > _LARGEST + 1 or len(content := storage.read_bytes(path, picture.offset, wanted)) > _LARGEST:
-        raise ImageError(f"image: a file of more than {_LARGEST} bytes")
-    return content
+    length = _LARGEST + 1 if picture.length is None else picture.length
+    for path in picture.paths:
+        try:
+            content = storage.read_bytes(path, picture.offset, length) if length <= _LARGEST + 1 else None
+        except storage.MissingFileError:
+            continue
+        if content is None or len(content) > _LARGEST:
+            raise ImageError(f"image: a file of more than {_LARGEST} bytes")
+        return content
+    raise ImageError("image: no such file")
 
 
+@functools.cache
 def _code_digest() -> str:
     """sha256 (hex) of the code that reads published datasets."""
     root = Path(embervlm.__file__).parent / "data"

@@ -88,7 +88,7 @@ def plan(config: RunConfig, index: IndexParts) -> Planned:
     Raises:
         ReaderError: a published dataset cannot be read.
     """
-    generators = {WORLD_SOURCE: world_digest()} if WORLD_SOURCE in config.data.sources else {}
+    generators: dict[str, str] = {WORLD_SOURCE: world_digest()} if WORLD_SOURCE in config.data.sources else {}
     specs = world_specs(config)
     parts: list[tuple[Part, PartNote]] = []
     for source in published.sources_of(config):
