@@ -148,7 +148,8 @@ class ReasoningStageModule(StageModule):
         before = rows_before(gather, images)
         if len(pairs) == 0:
             return everyone.sum() * 0
-        loss = info_nce(images, texts, model.logit_scale, *everyone.chunk(2, dim=1), before)["loss"]
+        images_all, texts_all = everyone.chunk(2, dim=1)
+        loss = info_nce(images, texts, model.logit_scale, images_all, texts_all, before)["loss"]
         workers = torch.distributed.get_world_size() if gather else 1
         return loss * (workers * len(pairs) / len(everyone))  # so that the workers' mean is the mean over all pairs
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -239,11 +240,14 @@ def train_rows(config: RunConfig, stage: int) -> int:
             return manifest.rows(stage, "train")
         except DataError as error:
             raise PlanError(str(error)) from error
+    from ember_platform.data import published
     from ember_platform.data.sources import plan
 
-    wanted = [
-        spec.count for spec in plan(config)[0].specs if (spec.stage, spec.split) == (stage_folder(stage), "train")
-    ]
+    # Annotations are read where no run will find what was read: a plan leaves nothing behind.
+    with tempfile.TemporaryDirectory() as scratch:
+        trial = config.model_copy(update={"data": config.data.model_copy(update={"dir": scratch})})
+        specs = plan(trial, lambda parts: map(published.Indexer(), parts)).specs
+    wanted = [spec.count for spec in specs if (spec.stage, spec.split) == (stage_folder(stage), "train")]
     if not wanted:
         raise PlanError(f"stage {stage}: no manifest in {config.data.dir} and no data.counts; run jobs/prepare_data.py")
     return sum(wanted)
