@@ -328,7 +328,9 @@ def _check_stage(key: str, stage: StageConfig, config: RunConfig) -> None:
     serving = [source for source in config.sources if f"stage{max(int(key), 1)}" in config.data.stages_of(source)]
     idle = sorted(set(stage.mixing) - set(serving))
     if idle:
-        raise _fault(f"{at}.mixing", f"{idle[0]!r} has no records for stage {key}; there {' and '.join(serving)} have")
+        raise _fault(
+            f"{at}.mixing", f"{idle[0]!r} has no records for stage {key}; it is served by {', '.join(serving)}"
+        )
     if stage.mixing and not any(stage.mixing.get(source, 1.0) for source in serving):
         raise _fault(f"{at}.mixing", "every source has weight 0, so there is nothing to train on")
 

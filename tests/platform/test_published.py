@@ -316,7 +316,7 @@ def test_weights_are_checked_against_the_sources_of_their_stage() -> None:
     config = load_config(laptop, [named, "stages.1.mixing={coco: 0.5, emberworld: 2}"])
     assert config.sources == ["emberworld", "coco"]
     with pytest.raises(
-        ConfigError, match=r"stages\.2\.mixing: 'coco' has no records for stage 2; there emberworld have"
+        ConfigError, match=r"stages\.2\.mixing: 'coco' has no records for stage 2; it is served by emberworld"
     ):
         load_config(laptop, [named, "stages.2.mixing={coco: 1}"])
     with pytest.raises(ConfigError, match="no source has records for it"):

@@ -25,6 +25,7 @@ from ember_platform.data import published
 from ember_platform.data.checks import fault_of
 from ember_platform.data.manifest import FILE, QUARANTINE, DataError, Manifest, Shard
 from ember_platform.data.published import Part, PartNote, kind_of
+from ember_platform.data.records import index_rows
 from ember_platform.data.sources import (
     READERS,
     STAGE_OF_KIND,
@@ -293,7 +294,7 @@ def _set_aside(folder: str, planned: Planned, notes: dict[str, Note]) -> Iterato
     for part, note in planned.parts:
         if note.faults:
             stage = STAGE_OF_KIND[part.source.kind]
-            found = published.index_rows(f"{part.index}-{published.FAULTS}.parquet", 0, note.faults)
+            found = index_rows(f"{part.index}-{published.FAULTS}.parquet", 0, note.faults)
             rows = (_fault(stage, "", part.source.name, Fault(**row)) for _, row in found)
             while piece := list(itertools.islice(rows, 256)):
                 yield piece

@@ -5,8 +5,8 @@ shards.
     <data.dir>/.index/<dataset>/00000-faults.parquet     rows that cannot be used
     <data.dir>/.index/<dataset>/00000.json               how many, of which files; written last
 
-From the index, any shard can be made by itself: `read_index` reads its rows and then their pictures. Neither holds more
-than a few hundred rows, whatever the size of the dataset.
+From the index, any shard can be made by itself: `records.read_index` reads its rows and then their pictures. Neither
+holds more than a thousand rows, whatever the size of the dataset.
 """
 
 from __future__ import annotations
@@ -17,9 +17,8 @@ import hashlib
 import io
 import json
 import sys
-from collections import Counter, deque
-from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -32,22 +31,16 @@ import pyarrow.parquet as pq
 import embervlm
 from ember_platform import storage
 from ember_platform.config import ROBOT_SOURCE, RunConfig
-from ember_platform.data.manifest import DataError
 from embervlm.data.augmentation import variants
-from embervlm.data.images import ImageError, keepable
 from embervlm.data.readers import FORMATS
-from embervlm.data.readers.base import Dataset, Double, Fault, Found, Picture, ReaderError, plain
+from embervlm.data.readers.base import Dataset, Double, Fault, Found, ReaderError, plain
 from embervlm.data.schema import SPLITS, Record
 
 FOLDER = ".index"
 FAULTS = "faults"
 #: What makes an index beside the dataset and the readers' code.
 _FORMAT = "1"
-_ROWS = 256
-#: A file of more bytes is no picture that is worth a look.
-_LARGEST = 100_000_000
-#: Pictures that are fetched while one is worked on.
-_AHEAD = 8
+_ROWS = 1024
 _SCHEMA = pa.schema([("number", pa.int64()), ("line", pa.int64()), ("row", pa.string())])
 _BUFFER = 4 << 20
 
@@ -100,10 +93,15 @@ class Source:
 
 @dataclass(frozen=True)
 class Part:
-    """A group of a dataset's files that is read by itself, and where its index goes (a path without an ending)."""
+    """A group of a dataset's files that is read by itself, one of `total`.
+
+    `index` is where its index goes, a path without an ending; `files` is empty where they are gone and the index is
+    there.
+    """
 
     source: Source
     number: int
+    total: int
     files: tuple[str, ...]
     index: str
 
@@ -115,9 +113,13 @@ class Part:
 
 @dataclass(frozen=True)
 class PartNote:
-    """What is known of an indexed part: rows per split, faults by kind, doubles, the files as they were."""
+    """What is known of an indexed part: rows per split, faults by kind, doubles, the files as they were.
+
+    `parts` is how many the dataset has.
+    """
 
     digest: str
+    parts: int
     files: list[list[Any]]
     counts: dict[str, int]
     rows: int
@@ -170,15 +172,28 @@ def parts_of(source: Source, folder: str) -> list[Part]:
     except ReaderError as error:
         groups, missing = [], str(error)
     if missing is None:
-        return [Part(source, i, files, storage.join(base, f"{i:05d}")) for i, files in enumerate(groups)]
-    kept: list[Part] = []
-    while (note := read_note(part := Part(source, len(kept), (), storage.join(base, f"{len(kept):05d}")))) is not None:
-        if note.digest != source.digest:
-            break
-        kept.append(part)
+        return [Part(source, i, len(groups), files, _place(base, i)) for i, files in enumerate(groups)]
+    kept = _kept(source, base)
     if not kept:
         raise ReaderError(missing if ": " in missing else f"{source.name}: {missing}: no such file")
     return kept
+
+
+def _place(base: str, number: int) -> str:
+    return storage.join(base, f"{number:05d}")
+
+
+def _kept(source: Source, base: str) -> list[Part]:
+    """The parts that were indexed for these settings, if they are all that is wanted; else none."""
+    kept: list[Part] = []
+    rows = total = 0
+    while (note := read_note(part := Part(source, len(kept), total, (), _place(base, len(kept))))) is not None:
+        if note.digest != source.digest:
+            break
+        kept.append(part)
+        rows, total = rows + note.rows, note.parts
+    enough = source.limit is not None and rows >= source.limit
+    return kept if enough or len(kept) == total else []
 
 
 def read_note(part: Part) -> PartNote | None:
@@ -227,6 +242,7 @@ class Indexer:
                 rows += 1
         note = PartNote(
             digest=source.digest,
+            parts=part.total,
             files=files,
             counts={split: writer.counts[split] for split in SPLITS},
             rows=rows,
@@ -302,28 +318,6 @@ def kind_of(reason: str) -> str:
     return "".join("…" if letter.isdigit() else letter for letter in head[:40]).replace("……", "…") or "?"
 
 
-def index_rows(path: str, start: int, count: int) -> Iterator[tuple[int, dict[str, Any]]]:
-    """(line, row) of `count` rows of an index file from `start` on, a few at a time.
-
-    Raises:
-        DataError: the file is missing or damaged.
-    """
-    try:
-        with storage.open_input(path) as opened:
-            file = pq.ParquetFile(opened)
-            place = 0
-            for group in range(file.num_row_groups):
-                size = file.metadata.row_group(group).num_rows
-                if place + size > start and place < start + count:
-                    table = file.read_row_group(group, columns=["line", "row"], use_threads=False)
-                    first = max(0, start - place)
-                    for row in table.slice(first, start + count - place - first).to_pylist():
-                        yield row["line"], json.loads(row["row"])
-                place += size
-    except (OSError, pa.ArrowException) as error:
-        raise DataError(f"{path}: this index cannot be read ({error}); remove it and prepare the data again") from error
-
-
 def rows_before(part: Part, note: PartNote, number: int) -> dict[str, int]:
     """How many records of each split stand among a part's first `number` rows."""
     counts = dict(note.counts)
@@ -333,52 +327,6 @@ def rows_before(part: Part, note: PartNote, number: int) -> dict[str, int]:
                 numbers = pq.ParquetFile(opened).iter_batches(columns=["number"])
                 counts[split] = sum(pc.sum(pc.less(batch.column(0), number)).as_py() for batch in numbers)
     return counts
-
-
-def read_index(path: str, start: int, count: int, image_size: int, max_pixels: int) -> Iterator[Found | Fault]:
-    """The records of some rows of an index, each with its picture: upright, its shorter side at most `image_size`."""
-    for line, row, fetched in _fetched(index_rows(path, start, count)):
-        record = Record.from_row(row["record"])
-        if fetched is not None:
-            try:
-                record.image = keepable(fetched.result(), image_size, max_pixels)
-            except ImageError as error:
-                yield Fault(row["file"], line, f"{error} ({row['picture'][0][0]})", record.id)
-                continue
-        yield Found(record, row["file"], line)
-
-
-def _fetched(rows: Iterable[tuple[int, dict[str, Any]]]) -> Iterator[tuple[int, dict[str, Any], Future[bytes] | None]]:
-    """The rows with their pictures' bytes, the next few being fetched meanwhile: on S3 each takes a while to come."""
-    waiting: deque[tuple[int, dict[str, Any], Future[bytes] | None]] = deque()
-    with ThreadPoolExecutor(_AHEAD, thread_name_prefix="pictures") as pool:
-        for line, row in rows:
-            found = row["picture"]
-            waiting.append((line, row, pool.submit(_content, Picture(tuple(found[0]), *found[1:])) if found else None))
-            if len(waiting) > _AHEAD:
-                yield waiting.popleft()
-        yield from waiting
-
-
-def _content(picture: Picture) -> bytes:
-    """A picture's bytes.
-
-    Raises:
-        ImageError: there is no such file, it is far larger than a picture, or lies elsewhere.
-        StorageError: it is there and cannot be read: no fault of the row.
-    """
-    if any(".." in path.split("/") for path in picture.paths):
-        raise ImageError("image: its name leads out of the folder of pictures")
-    length = _LARGEST + 1 if picture.length is None else picture.length
-    for path in picture.paths:
-        try:
-            content = storage.read_bytes(path, picture.offset, length) if length <= _LARGEST + 1 else None
-        except storage.MissingFileError:
-            continue
-        if content is None or len(content) > _LARGEST:
-            raise ImageError(f"image: a file of more than {_LARGEST} bytes")
-        return content
-    raise ImageError("image: no such file")
 
 
 @functools.cache

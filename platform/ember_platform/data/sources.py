@@ -18,6 +18,7 @@ from ember_platform import storage
 from ember_platform.config import WORLD_SOURCE, RunConfig
 from ember_platform.data import published
 from ember_platform.data.published import Part, PartNote, Source
+from ember_platform.data.records import read_index
 from embervlm.data.readers.base import Fault, Found
 from embervlm.data.schema import SPLITS, Record
 
@@ -182,7 +183,7 @@ def read_world(spec: ShardSpec) -> Iterator[Record]:
 
 def read_published(spec: ShardSpec) -> Iterator[Found | Fault]:
     """Records of a published dataset, from its index."""
-    return published.read_index(spec.origin, spec.start, spec.count, spec.image_size, spec.max_image_pixels)
+    return read_index(spec.origin, spec.start, spec.count, spec.image_size, spec.max_image_pixels)
 
 
 #: Source → its reader, where it is no published dataset.
