@@ -106,6 +106,6 @@ def test_the_command_line(
     assert "5 folds; the first:" in shown
     assert f"starts from {nano_folder}" in shown
     assert job(made, [*given, "--robot_data", str(tmp_path / "none.json")]) == 2
-    assert "no robot-selection JSON there" in capsys.readouterr().err
+    assert "no JSON there; expected a file or a folder" in capsys.readouterr().err
     assert job(made, [*given, "--robot_data", str(files), "--resume_from", str(tmp_path)]) == 2
     assert "neither a checkpoint" in capsys.readouterr().err
