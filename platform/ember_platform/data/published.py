@@ -131,7 +131,7 @@ class PartNote:
     @property
     def content(self) -> str:
         """sha256 (hex) of what decides the part's records."""
-        return hashlib.sha256(json.dumps([self.digest, self.files, self.counts]).encode()).hexdigest()
+        return hashlib.sha256(json.dumps([self.digest, self.files, self.counts], sort_keys=True).encode()).hexdigest()
 
 
 def sources_of(config: RunConfig) -> list[Source]:
