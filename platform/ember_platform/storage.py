@@ -297,24 +297,14 @@ def digest(path: str) -> str:
         StorageError: there is no such file, or it cannot be read.
     """
     filesystem, inside = resolve(path)
-
-    def read() -> str:
-        total = hashlib.sha256()
+    total = hashlib.sha256()
+    try:
         with filesystem.open_input_stream(inside) as file:
             while piece := file.read(_CHUNK):
                 total.update(piece)
-        return total.hexdigest()
-
-    try:
-        try:
-            return read()
-        except (OSError, pa.ArrowException):
-            if is_local(path):
-                raise
-            # The client repeats requests, not a stream that breaks while it is read.
-            return read()
     except (OSError, pa.ArrowException) as error:
         raise StorageError(f"{path}: cannot be read: {error}") from error
+    return total.hexdigest()
 
 
 def digest_bytes(content: bytes | pa.Buffer) -> str:
