@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-
     from embervlm import EmberVLM
     from embervlm.data.schema import Record
 

@@ -187,7 +187,12 @@ def test_a_tracked_stage_leaves_an_offline_run(tmp_path: Path, monkeypatch: pyte
     (folder,) = (tmp_path / "wandb").glob("offline-run-*")
     (file,) = folder.glob("run-*.wandb")
     rows, settings = offline_rows(file)
-    assert [(r["_step"], r["loss"], r["val_first_choice"]) for r in rows] == [(1, 1.0, 0.25), (2, 0.5, 0.5), (3, 1 / 3, 0.75)]
+    found = [(r["_step"], r["loss"], r["val_first_choice"]) for r in rows]
+    assert found == [
+        (1, 1.0, 0.25),
+        (2, 0.5, 0.5),
+        (3, 1 / 3, 0.75),
+    ]
     assert settings["name"] == "tracked"
     assert settings["learning_rate"] == 1e-3
     client = open_store(order(tmp_path).config)

@@ -7,7 +7,6 @@ import math
 from collections.abc import Sequence
 
 import cv2
-import numpy as np
 from PIL import Image
 
 from embervlm.world.ontology import Scene
