@@ -33,7 +33,6 @@ def config(folder: Path) -> RunConfig:
             "name": "full-size",
             "output_dir": str(folder),
             "preset": "embervlm-37m",
-            "model": {"image_size": 64},
             "data": {
                 "dir": str(folder / "data"),
                 "image_size": 64,
