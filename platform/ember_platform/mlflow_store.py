@@ -88,7 +88,7 @@ def experiment_id(config: RunConfig, client: MlflowClient) -> str:
         uri = tracking_uri(config)
         _, _, path = uri.partition("sqlite:///")
         location = Path(path).with_name("mlartifacts").as_uri() if path else None
-        if path and not is_folder(config.output_dir):
+        if path and not storage.is_local(config.output_dir):
             location = f"{config.output_dir.rstrip('/')}/mlartifacts"
         try:
             return str(client.create_experiment(name, artifact_location=location))
