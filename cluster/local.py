@@ -39,6 +39,8 @@ LOG_FILE = STATE_DIR / "cluster.log"
 #: Ray puts unix sockets below it, whose paths may have 107 characters: short, whatever the checkout is called.
 TEMP_DIR = Path("/tmp") / f"ray-ember-{hashlib.sha256(str(ROOT).encode()).hexdigest()[:8]}"
 HOST = "127.0.0.1"
+#: Names the folder that a job's relative paths count from (`ember_platform.storage.absolute`).
+ROOT_VARIABLE = "EMBERVLM_ROOT"
 START_TIMEOUT_S = 120.0
 STOP_TIMEOUT_S = 20.0
 PORTS = (
@@ -244,8 +246,12 @@ def require() -> State:
 
 
 def runtime_env() -> dict[str, Any]:
-    """`cluster/runtime_env.yaml`, and which code this is: the copy that a job runs in has no history to ask."""
+    """`cluster/runtime_env.yaml`, and what a job cannot see in the copy of the repository that it runs in.
+
+    That is where relative paths count from (the folder this was called in) and which code this is.
+    """
     values: dict[str, Any] = yaml.safe_load((ROOT / "cluster" / "runtime_env.yaml").read_text(encoding="utf-8"))
+    values["env_vars"][ROOT_VARIABLE] = os.getcwd()
     if (ROOT / ".git").exists() and shutil.which("git"):
         try:
             changed = "-changed" if _git("status", "--porcelain", "--untracked-files=no") else ""
@@ -261,11 +267,13 @@ def _git(*arguments: str) -> str:
 
 
 def _running_job(state: State, entrypoint: str) -> str | None:
-    """The id of a job of the same command that is still at work (its submitter was killed), or None."""
+    """The id of a job of the same command from the same folder that is still at work (its submitter was killed)."""
     with urllib.request.urlopen(f"{state.dashboard}/api/jobs/", timeout=30) as answer:
         jobs = json.load(answer)
     for job in jobs:
-        if job.get("entrypoint") == entrypoint and job.get("status") in ("PENDING", "RUNNING"):
+        folder = ((job.get("runtime_env") or {}).get("env_vars") or {}).get(ROOT_VARIABLE, os.getcwd())
+        same = job.get("entrypoint") == entrypoint and folder == os.getcwd()
+        if same and job.get("status") in ("PENDING", "RUNNING"):
             return str(job["submission_id"])
     return None
 

@@ -14,8 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from PIL import Image
-
     from embervlm import EmberVLM
     from embervlm.data.schema import Record
 
@@ -187,11 +185,13 @@ def _world(args: argparse.Namespace) -> None:
     for name, known in (("kind", KINDS), ("split", SPLITS)):
         if getattr(args, name) not in known:
             raise ValueError(f"--{name}: {getattr(args, name)!r} is not one of {', '.join(known)}")
+    from embervlm.data.images import open_image
     from embervlm.world.dataset import build
+    from embervlm.world.paint import contact_sheet
 
     records = list(build(args.split, args.kind, args.count, args.seed, args.size))
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    _sheet(records, args.size).save(args.out)
+    contact_sheet([open_image(record.image) for record in records]).save(args.out)
     if args.json:
         rows = [_described(record) for record in records]
         print(json.dumps({"sheet": str(args.out), "records": rows}, indent=2))
@@ -199,20 +199,6 @@ def _world(args: argparse.Namespace) -> None:
     for number, record in enumerate(records, 1):
         print(_as_text(number, record))
     print(f"{len(records)} samples, pictures in {args.out}")
-
-
-def _sheet(records: Sequence[Record], size: int, columns: int = 6) -> Image.Image:
-    """The records' own pictures side by side, on white."""
-    from PIL import Image
-
-    from embervlm.data.images import open_image
-
-    step = size + max(2, size // 40)
-    rows = -(-len(records) // columns)
-    sheet = Image.new("RGB", (min(columns, len(records)) * step, rows * step), "white")
-    for i, record in enumerate(records):
-        sheet.paste(open_image(record.image), (i % columns * step, i // columns * step))
-    return sheet
 
 
 def _described(record: Record) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from ember_platform.data.manifest import DataError
 from ember_platform.measure import measure_stage
 from ember_platform.mlflow_store import StoreError
 from ember_platform.registry import RegistryError, model_folder
+from ember_platform.storage import absolute
 from embervlm.evaluation import MetricError, format_table
 
 
@@ -33,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         config = load_config(options.config, options.overrides)
         stage_dir = Path(config.output_dir, f"stage{options.stage}")
         folder = model_folder(config, options.model or str(stage_dir / "final"))
-        output = Path(options.output) if options.output else stage_dir
+        output = Path(absolute(options.output)) if options.output else stage_dir
         name = "metrics.json" if options.split == "test" else f"metrics-{options.split}.json"
         found = measure_stage(config, options.stage, folder, options.split, output / name)
     except (ConfigError, DataError, RegistryError, StoreError, MetricError, OSError) as error:

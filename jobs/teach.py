@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from ember_platform.config import ConfigError, load_config
 from ember_platform.data.manifest import DataError, Manifest
-from ember_platform.storage import StorageError
+from ember_platform.storage import StorageError, absolute
 from ember_platform.train.plan import PlanError
 from ember_platform.train.teach import teach
 
@@ -30,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         config = load_config(given.config, [*named, *given.overrides])
         if not config.teacher.model:
             raise PlanError("--teacher: no teacher is named, neither here nor in teacher.model")
-        student = given.student or f"{config.output_dir}/stage1/final"
+        student = absolute(given.student) if given.student else f"{config.output_dir}/stage1/final"
         print(teach(config, Manifest.load(config.data.dir), student))
     except (ConfigError, DataError, PlanError, StorageError) as error:
         print(f"error: {error}", file=sys.stderr)

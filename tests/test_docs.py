@@ -65,7 +65,7 @@ def usage(path: str) -> str:
 
 
 def check_job(words: list[str]) -> None:
-    """`python jobs/….py …`: the script knows its flags, the configuration its file and its overrides."""
+    """`python jobs/….py …` or a benchmark: the script knows its flags, the configuration its file and its overrides."""
     from ember_platform.config import load_config
 
     path, *arguments = words
@@ -95,7 +95,7 @@ def check_command(line: str) -> None:
     elif words[:3] == ["ray", "job", "submit"]:
         assert words[3:6] == ["--runtime-env", "cluster/runtime_env.yaml", "--"]
         check_command(shlex.join(words[6:]))
-    elif words[0] == "python" and words[1].startswith("jobs/"):
+    elif words[0] == "python" and words[1].startswith(("jobs/", "benchmarks/")):
         check_job(words[1:])
     else:
         pytest.fail(f"no rule checks this command: {line}")

@@ -140,11 +140,16 @@ def fit_temperature(
     return float(np.exp(result.x)) if result.fun < loss(0.0) - 1e-12 else 1.0
 
 
-def fit_calibration(scores: Ragged | Sequence[float], outcomes: Ragged | Sequence[float]) -> tuple[float, float]:
+def fit_calibration(
+    scores: Ragged | Sequence[float],
+    outcomes: Ragged | Sequence[float],
+    weights: Ragged | Sequence[float] | None = None,
+) -> tuple[float, float]:
     """Temperature and bias of P(can) = sigmoid(score / temperature + bias), by likelihood (Platt, 1999).
 
     Args:
         scores: per task the scores before normalisation; outcomes: who can do it. Validation records only.
+        weights: what each robot counts in the likelihood, in the same shapes; None: all the same.
 
     Returns:
         (temperature, bias); (1, 0) where all outcomes are equal, which fits no scale.
@@ -158,11 +163,15 @@ def fit_calibration(scores: Ragged | Sequence[float], outcomes: Ragged | Sequenc
     from scipy.optimize import minimize
 
     flat, labels = np.concatenate(rows), np.concatenate(truth)
+    shares = np.ones(len(flat)) if weights is None else np.concatenate([np.atleast_1d(w) for w in weights])
+    if shares.shape != flat.shape:
+        raise MetricError(f"calibration: {shares.size} weights for {flat.size} scores")
     if labels.all() or not labels.any():
         return 1.0, 0.0
 
     def loss(point: NDArray[np.float64]) -> float:
-        return binary_nll(flat * np.exp(-point[0]) + point[1], labels)
+        z = flat * np.exp(-point[0]) + point[1]
+        return float(np.average(np.logaddexp(0, z) - labels * z, weights=shares))
 
     bounds = [(np.log(0.05), np.log(20.0)), (-20.0, 20.0)]
     found = minimize(loss, np.zeros(2), method="L-BFGS-B", bounds=bounds).x

@@ -12,8 +12,7 @@ from typing import Any
 from embervlm.evaluation.metrics import MetricError
 
 
-def write_metrics(
-    path: str | Path,
+def metrics_content(
     stage: int,
     split: str,
     samples: int,
@@ -22,7 +21,7 @@ def write_metrics(
     config_digest: str,
     data_digest: str,
 ) -> dict[str, Any]:
-    """Write one stage's `metrics.json`, at once or not at all, and return what it holds.
+    """What one stage's `metrics.json` holds.
 
     Raises:
         MetricError: a figure that is no finite number (one that was not measured must be absent).
@@ -30,8 +29,8 @@ def write_metrics(
     for group in (metrics, baselines):
         for name, value in group.items():
             if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-                raise MetricError(f"{path}: {name} is {value!r}; leave out what was not measured")
-    content = {
+                raise MetricError(f"stage {stage}: {name} is {value!r}; leave out what was not measured")
+    return {
         "stage": stage,
         "split": split,
         "samples": samples,
@@ -40,12 +39,15 @@ def write_metrics(
         "config_digest": config_digest,
         "data_digest": data_digest,
     }
+
+
+def write_json(path: str | Path, content: Mapping[str, Any]) -> None:
+    """Write figures at once or not at all."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     draft.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     draft.replace(path)
-    return content
 
 
 def read_metrics(path: str | Path) -> dict[str, Any]:

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from embervlm.data.processor import EmberVLMProcessor
 from embervlm.data.prompts import UNKNOWN_TASK, chain_pieces, plan_pieces
 from embervlm.data.schema import Record
+from embervlm.evaluation.calibration import fit_calibration
 from embervlm.fleet import Fleet, Robot
 from embervlm.stages.base import Batch, Gather, Stage, StageModule, draws
 from embervlm.stages.losses import language_loss, pointer_loss, reason_loss, selection_losses
@@ -155,25 +155,8 @@ def calibrate(model: EmberVLM, scores: Sequence[np.ndarray], labels: Sequence[np
     Platt scaling by maximum likelihood over all robots, with a weight on the first choices, whose confidence is what
     a dispatcher acts on.
     """
-    logits = torch.from_numpy(np.concatenate(scores)).double()
-    target = torch.from_numpy(np.concatenate(labels)).double()
-    top = torch.from_numpy(np.concatenate([s == s.max() for s in scores])).double()
-    weight = 1 + 4 * top
-    with torch.inference_mode(False), torch.enable_grad():
-        logits, target, weight = logits.clone(), target.clone(), weight.clone()
-        slope = torch.zeros((), dtype=torch.double, requires_grad=True)
-        bias = torch.zeros((), dtype=torch.double, requires_grad=True)
-        optimizer = torch.optim.LBFGS([slope, bias], max_iter=100, line_search_fn="strong_wolfe")
-
-        def closure() -> Tensor:
-            optimizer.zero_grad()
-            loss = F.binary_cross_entropy_with_logits(logits * slope.exp() + bias, target, weight=weight)
-            loss.backward()
-            return loss
-
-        optimizer.step(closure)
-    model.config.score_temperature = float(1 / slope.detach().exp())
-    model.config.score_bias = float(bias.detach())
+    weights = [1 + 4.0 * (s == s.max()) for s in scores]
+    model.config.score_temperature, model.config.score_bias = fit_calibration(scores, labels, weights)
 
 
 def selection_inputs(

@@ -338,7 +338,7 @@ def _check_stage(key: str, stage: StageConfig, config: RunConfig) -> None:
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     """Read a YAML file, apply dotted overrides (`a.b=value`, YAML values), check everything.
 
-    Relative paths in it count from the current directory.
+    Relative paths in it count as `storage.absolute` says: from where the user is.
 
     Raises:
         ConfigError: one line per fault, with file and line (or override), dotted key and what is allowed.

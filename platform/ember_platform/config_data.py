@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from typing import Annotated, Literal, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
+
+from ember_platform.storage import absolute
 
 WORLD_SOURCE: Literal["emberworld"] = "emberworld"
 ROBOT_SOURCE = "robot_selection"
@@ -25,12 +26,8 @@ _STAGES = {
 DatasetName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$")]
 
 
-def _absolute(path: str) -> str:
-    """Absolute, because workers have another working directory; URLs (s3://…) as they are."""
-    return path if "://" in path else os.path.abspath(os.path.expanduser(path))
-
-
-Location = Annotated[str, Field(min_length=1), AfterValidator(_absolute)]
+#: Absolute from the beginning, because workers have another working directory.
+Location = Annotated[str, Field(min_length=1), AfterValidator(absolute)]
 
 
 class _Model(BaseModel):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
 import time
 from pathlib import Path
 from typing import Any
@@ -11,6 +9,7 @@ from typing import Any
 from ember_platform.config import RunConfig
 from ember_platform.data.manifest import Manifest
 from ember_platform.data.rows import Rows
+from ember_platform.train.setup import device_of, load_model
 from embervlm.data.schema import Record
 
 #: Training records that the word and majority baselines learn from, at most.
@@ -23,7 +22,6 @@ def measure_stage(
     model_dir: str | Path,
     split: str = "test",
     output: str | Path | None = None,
-    threads: int | None = None,
 ) -> dict[str, Any]:
     """Evaluate a model folder as a stage's product.
 
@@ -32,30 +30,26 @@ def measure_stage(
         model_dir: a `from_pretrained` folder.
         split: "test" for what is reported, "validation" for what is tuned.
         output: where to write `metrics.json`; the tables go beside it (`tables.json`). Nothing is written where None.
-        threads: compute threads, or those that torch has.
 
     Returns:
         The content of `metrics.json`, and under "tables" the rows for figures.
 
     Raises:
-        DataError: the data has no such records. OSError: no such model.
+        DataError: the data has no such records. OSError: no such model. MetricError: a figure is no number.
     """
     import torch
 
-    from embervlm import EmberVLM
-    from embervlm.evaluation import evaluate_stage, write_metrics
+    from embervlm.evaluation import evaluate_stage, metrics_content, write_json
 
     started = time.monotonic()
     manifest = Manifest.load(config.data.dir)
     test = list(Rows(manifest.paths(stage, split)))
     train = _training_records(manifest, stage) if config.evaluation.baselines else None
-    if threads is not None:
-        torch.set_num_threads(threads)
-    device = "cuda" if config.device != "cpu" and torch.cuda.is_available() else "cpu"
-    model = EmberVLM.from_pretrained(str(model_dir)).to(device).eval()  # type: ignore[arg-type]
+    model, processor = load_model(model_dir)
+    model.to(torch.device(device_of(config))).eval()
     found = evaluate_stage(
         model,
-        None,
+        processor,
         stage,
         test,
         train,
@@ -64,19 +58,19 @@ def measure_stage(
         samples=config.evaluation.samples,
         seed=config.seed,
     )
-    content: dict[str, Any] = {
-        "stage": stage,
-        "split": split,
-        "samples": found["samples"],
-        "metrics": found["metrics"],
-        "baselines": found["baselines"],
-        "config_digest": config.digest(),
-        "data_digest": manifest.stage_digest(stage),
-    }
+    content = metrics_content(
+        stage,
+        split,
+        found["samples"],
+        found["metrics"],
+        found["baselines"],
+        config.stage_digest(stage) if str(stage) in config.stages else config.digest(),
+        manifest.stage_digest(stage),
+    )
     found["tables"]["seconds"] = time.monotonic() - started
     if output is not None:
-        write_metrics(output, **content)
-        _write_tables(Path(output).with_name(Path(output).name.replace("metrics", "tables")), found["tables"])
+        write_json(output, content)
+        write_json(Path(output).with_name(Path(output).name.replace("metrics", "tables")), found["tables"])
     return {**content, "tables": found["tables"]}
 
 
@@ -85,9 +79,3 @@ def _training_records(manifest: Manifest, stage: int) -> list[Record]:
     rows = Rows(manifest.paths(stage, "train"))
     step = max(1, -(-len(rows) // BASELINE_RECORDS))
     return [record for i, record in enumerate(rows.texts()) if i % step == 0]
-
-
-def _write_tables(path: Path, tables: dict[str, Any]) -> None:
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    draft.write_text(json.dumps(tables), encoding="utf-8")
-    draft.replace(path)

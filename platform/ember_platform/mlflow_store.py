@@ -12,6 +12,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ember_platform import storage
 from ember_platform.config import RunConfig
 
 if TYPE_CHECKING:
@@ -32,17 +33,12 @@ def tracking_uri(config: RunConfig) -> str:
         uri = config.tracking.mlflow_uri
         prefix, _, path = uri.partition("sqlite:///")
         # A relative path would be another file on every worker, whose working directory differs.
-        return f"sqlite:///{os.path.abspath(path)}" if prefix == "" and path else uri
-    if not is_folder(config.output_dir):
+        return f"sqlite:///{storage.absolute(path)}" if prefix == "" and path else uri
+    if not storage.is_local(config.output_dir):
         raise StoreError(
             f"output_dir: {config.output_dir} is not a local folder, and SQLite needs one; set tracking.mlflow_uri"
         )
-    return f"sqlite:///{Path(config.output_dir, 'mlflow.db')}"
-
-
-def is_folder(output_dir: str) -> bool:
-    """Whether a location is on this machine; told from its text alone, with no look at a network."""
-    return "://" not in output_dir
+    return f"sqlite:///{Path(storage.resolve(config.output_dir)[1], 'mlflow.db')}"
 
 
 def mlflow_module() -> Any:
@@ -92,7 +88,7 @@ def experiment_id(config: RunConfig, client: MlflowClient) -> str:
         uri = tracking_uri(config)
         _, _, path = uri.partition("sqlite:///")
         location = Path(path).with_name("mlartifacts").as_uri() if path else None
-        if path and not is_folder(config.output_dir):
+        if path and not storage.is_local(config.output_dir):
             location = f"{config.output_dir.rstrip('/')}/mlartifacts"
         try:
             return str(client.create_experiment(name, artifact_location=location))

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ember_platform import pyfunc_spec
+from ember_platform import pyfunc_spec, storage
 from ember_platform.config import RunConfig
 from ember_platform.gate import Check, passes_gate
 from ember_platform.mlflow_store import code_revision, experiment_id, mlflow_module, open_store, tracking_uri
@@ -257,9 +257,10 @@ def model_folder(config: RunConfig, uri: str) -> Path:
         RegistryError: no such registered model, or no such folder.
     """
     if not uri.startswith("models:/"):
-        if not Path(uri, "config.json").is_file():
+        folder = Path(storage.absolute(uri))
+        if not (folder / "config.json").is_file():
             raise RegistryError(f"{uri}: not a saved model, it has no config.json; give a folder or models:/name@alias")
-        return Path(uri)
+        return folder
     mlflow = mlflow_module()
     client = open_store(config)
     name, _, alias = uri.removeprefix("models:/").partition("@")

@@ -22,6 +22,8 @@ from typing import Any
 import pyarrow as pa
 from pyarrow import fs
 
+#: Names the folder that relative paths count from; `cluster/local.py submit` sets it.
+ROOT_VARIABLE = "EMBERVLM_ROOT"
 _CHUNK = 1 << 20
 #: Times that a request to S3 is made in all, where AWS_MAX_ATTEMPTS does not say.
 _ATTEMPTS = 6
@@ -125,7 +127,7 @@ def resolve(path: str) -> tuple[fs.FileSystem, str]:
     """
     scheme, separator, rest = str(path).partition("://")
     if not separator:
-        return fs.LocalFileSystem(), os.path.abspath(path)
+        return fs.LocalFileSystem(), absolute(str(path))
     if scheme == "file":
         return fs.LocalFileSystem(), rest
     if scheme != "s3" or not rest.split("/")[0]:
@@ -133,9 +135,21 @@ def resolve(path: str) -> tuple[fs.FileSystem, str]:
     return _s3(rest.split("/")[0]), rest.rstrip("/")
 
 
+def absolute(path: str) -> str:
+    """A local path made absolute; URLs (s3://…) as they are.
+
+    A job runs in a copy of the repository that goes when the cluster goes, so a relative path counts from
+    EMBERVLM_ROOT where that is set: the folder that the user submitted from.
+    """
+    if "://" in path:
+        return path
+    return os.path.normpath(os.path.join(os.environ.get(ROOT_VARIABLE) or os.getcwd(), os.path.expanduser(path)))
+
+
 def is_local(path: str) -> bool:
-    """Whether the path is on this machine's file system."""
-    return isinstance(resolve(path)[0], fs.LocalFileSystem)
+    """Whether the path is on this machine's file system, told from its text alone."""
+    scheme, separator, _ = str(path).partition("://")
+    return not separator or scheme == "file"
 
 
 def join(base: str, *parts: str) -> str:

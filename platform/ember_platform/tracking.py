@@ -17,8 +17,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from ember_platform import storage
 from ember_platform.config import RunConfig
-from ember_platform.mlflow_store import code_revision, experiment_id, is_folder, open_store, tracking_uri
+from ember_platform.mlflow_store import code_revision, experiment_id, open_store, tracking_uri
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -309,7 +310,7 @@ class Tracker:
         def start() -> Any:
             import wandb  # slow to import, and rarely used
 
-            local = self.config.output_dir if is_folder(self.config.output_dir) else None
+            local = storage.resolve(self.config.output_dir)[1] if storage.is_local(self.config.output_dir) else None
             if local:
                 Path(local).mkdir(parents=True, exist_ok=True)
             return wandb.init(

@@ -29,6 +29,8 @@ def where():
     return embervlm.__file__, ember_platform.__file__
 
 print("files", *ray.get(where.remote()))
+from ember_platform.storage import absolute
+print("relative", absolute("here"))
 pathlib.Path(sys.argv[1]).write_text("done")
 """
 
@@ -71,6 +73,7 @@ def test_a_job_runs_in_a_copy_and_its_exit_code_is_told(checkout: Path) -> None:
     files = next(line for line in done.stdout.splitlines() if "files /" in line)
     assert "working_dir_files" in files
     assert "py_modules_files" in files
+    assert f"relative {Path(checkout.resolve(), 'here')}" in done.stdout, "from where it was submitted, not the copy"
     failed = local(checkout, "submit", "--", "python", "-c", "raise SystemExit(3)")
     assert failed.returncode == 1
     assert "exit code 3" in failed.stdout + failed.stderr

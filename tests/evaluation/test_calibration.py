@@ -67,3 +67,19 @@ def test_temperature_errors_name_what_is_wrong() -> None:
     with pytest.raises(MetricError, match="within 0 and 1"):
         c.expected_calibration_error([1.2], [1])
     assert c.fit_temperature([np.zeros(2)], [np.array([True, False])]) == 1.0
+
+
+def test_weights_say_whose_likelihood_counts() -> None:
+    """Two groups of other scales: all weight on one gives that one's temperature."""
+    rng = np.random.default_rng(2)
+    logits = rng.standard_normal((3000, 2)) * 2
+    can = rng.random(logits.shape) < 1 / (1 + np.exp(-logits))
+    scores = logits * np.array([3.0, 0.5])
+    one = [np.array([1.0, 0.0])] * len(scores)
+    temperature, bias = c.fit_calibration(list(scores), list(can), one)
+    assert temperature == pytest.approx(3, rel=0.1)
+    assert bias == pytest.approx(0, abs=0.1)
+    assert c.fit_calibration(list(scores), list(can))[0] < 2.5
+    assert c.fit_calibration([np.zeros(2)], [np.ones(2)]) == (1.0, 0.0)
+    with pytest.raises(MetricError, match="1 weights for 2 scores"):
+        c.fit_calibration([np.zeros(2)], [np.array([True, False])], [np.ones(1)])

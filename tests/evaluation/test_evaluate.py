@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from embervlm.data.schema import Record
-from embervlm.evaluation import MetricError, evaluate_stage, format_table, read_metrics, write_metrics
+from embervlm.evaluation import MetricError, evaluate_stage, format_table, metrics_content, read_metrics, write_json
 from embervlm.evaluation.asking import other_images, subset
 from embervlm.evaluation.reasoning import shifted
 from tests.evaluation import fakes
@@ -156,11 +156,12 @@ def test_shifted_moves_every_mention() -> None:
 
 def test_metrics_file_and_table(tmp_path: Path) -> None:
     path = tmp_path / "stage3" / "metrics.json"
-    written = write_metrics(path, 3, "test", 32, {"first_choice": 0.9}, {"tfidf_first_choice": 0.5}, "c", "d")
+    written = metrics_content(3, "test", 32, {"first_choice": 0.9}, {"tfidf_first_choice": 0.5}, "c", "d")
+    write_json(path, written)
     assert read_metrics(path) == written
     assert list(written) == ["stage", "split", "samples", "metrics", "baselines", "config_digest", "data_digest"]
     with pytest.raises(MetricError, match="ece is nan"):
-        write_metrics(path, 3, "test", 1, {"ece": float("nan")}, {}, "c", "d")
+        metrics_content(3, "test", 1, {"ece": float("nan")}, {}, "c", "d")
     with pytest.raises(MetricError, match="cannot be read"):
         read_metrics(tmp_path / "missing.json")
     assert format_table({"first_choice": 0.9, "ece": 0.02}, {"tfidf_first_choice": 0.5, "chance_x": 0.1}) == (

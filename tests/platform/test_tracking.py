@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,6 +14,7 @@ import pytest
 from ember_platform.config import RunConfig, TrackingConfig
 from ember_platform.mlflow_store import StoreError, open_store, tracking_uri
 from ember_platform.tracking import Tracker, flatten
+from ember_platform.train.worker import Order, _Log
 
 
 @pytest.fixture(scope="module")
@@ -138,6 +141,128 @@ def test_wandb_is_offline_without_a_key(config: RunConfig, monkeypatch: pytest.M
     monkeypatch.setenv("WANDB_API_KEY", "k")
     assert mode(wandb_project="p") == "online"
     assert mode(wandb_project="p", wandb_mode="offline") == "offline"
+
+
+def order(folder: Path, **tracking: Any) -> Order:
+    """A worker's order for stage 3."""
+    counts = {"train": 4, "validation": 1, "test": 1}
+    config = RunConfig.model_validate(
+        {
+            "name": "tracked",
+            "output_dir": str(folder),
+            "data": {"counts": {"stage3": counts}},
+            "stages": {"3": {"epochs": 1, "batch_size": 4, "learning_rate": 1e-3}},
+            "tracking": tracking,
+        }
+    )
+    return Order(config=config, stage=3, digest="d", data_dir="data", parent="parent")
+
+
+def offline_rows(file: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """The logged rows and the configuration in a run's offline file, read with W&B's own reader."""
+    from wandb.proto.wandb_internal_pb2 import Record
+    from wandb.sdk.internal.datastore import DataStore
+
+    store, rows, settings = DataStore(), [], {}
+    store.open_for_scan(str(file))
+    while (data := store.scan_data()) is not None:
+        record = Record()
+        record.ParseFromString(data)
+        if record.HasField("history"):
+            items = record.history.item
+            rows.append({item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in items})
+        for item in record.run.config.update:
+            settings[item.key] = json.loads(item.value_json)
+    return rows, settings
+
+
+def test_a_tracked_stage_leaves_an_offline_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """W&B really started, as the worker starts it: no key, no network, and everything that was logged is there."""
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    log = _Log(order(tmp_path, wandb_project="ember-test"))
+    for step in (1, 2, 3):
+        log.put({"step": step, "phase": 0, "phase_step": step, "loss": 1 / step, "val_first_choice": step / 4})
+    log.close()
+    (folder,) = (tmp_path / "wandb").glob("offline-run-*")
+    (file,) = folder.glob("run-*.wandb")
+    rows, settings = offline_rows(file)
+    found = [(r["_step"], r["loss"], r["val_first_choice"]) for r in rows]
+    assert found == [
+        (1, 1.0, 0.25),
+        (2, 0.5, 0.5),
+        (3, 1 / 3, 0.75),
+    ]
+    assert settings["name"] == "tracked"
+    assert settings["learning_rate"] == 1e-3
+    client = open_store(order(tmp_path).config)
+    (run,) = client.search_runs([client.get_experiment_by_name("embervlm").experiment_id])
+    assert run.data.metrics["loss"] == 1 / 3, "and MLflow has it too"
+
+
+def test_a_wandb_that_fails_stops_nothing(
+    config: RunConfig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    asked: list[str] = []
+
+    def broken(*arguments: Any, **named: Any) -> None:
+        asked.append("log")
+        raise OSError("disk full")
+
+    def half(**named: Any) -> Any:
+        asked.append("init")
+        if len(asked) == 1:
+            raise RuntimeError("no licence")
+        return SimpleNamespace(log=broken, finish=broken)
+
+    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=half, Settings=lambda **named: None))
+    tracked = config.model_copy(update={"tracking": TrackingConfig(experiment="w", wandb_project="p")})
+    tracker = Tracker(tracked)
+    tracker.start_pipeline()
+    for phase in ("modules", "joint"):
+        tracker.start_stage(4, phase)
+        tracker.log_metrics({"loss": 1.0}, 1)
+        tracker.end_stage()
+    message = tracker.finish()
+    assert asked == ["init", "init", "log", "log"]
+    for part in ("start W&B: 1", "log to W&B: 1", "close W&B: 1"):
+        assert part in message
+    assert "disk full" in caplog.text
+    client = open_store(tracked)
+    runs = client.search_runs([client.get_experiment_by_name("w").experiment_id], "tags.stage = '4'")
+    assert [run.data.metrics["loss"] for run in runs] == [1.0, 1.0], "MLflow goes on"
+
+
+@pytest.mark.parametrize("where", ["made", "start_stage", "log_metrics", "end_stage"])
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_whatever_breaks_in_tracking_the_worker_goes_on(
+    where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Even a tracker with a fault of its own: rows are taken, and closing does not wait for it."""
+
+    class Broken:
+        def __init__(self, *arguments: Any, **named: Any) -> None:
+            self.do("made")
+
+        def do(self, what: str) -> None:
+            if what == where:
+                raise RuntimeError(f"{what} is broken")
+
+        def start_stage(self, *arguments: Any) -> None:
+            self.do("start_stage")
+
+        def log_metrics(self, *arguments: Any, **named: Any) -> None:
+            self.do("log_metrics")
+
+        def end_stage(self) -> None:
+            self.do("end_stage")
+
+    monkeypatch.setattr("ember_platform.tracking.Tracker", Broken)
+    log = _Log(order(tmp_path))
+    for step in range(5):
+        log.put({"step": step, "phase": 0, "phase_step": step, "loss": 1.0})
+    log.close()
+    assert not log.thread.is_alive()
 
 
 def test_flatten() -> None:

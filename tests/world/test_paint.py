@@ -201,7 +201,10 @@ def test_a_picture_must_have_room() -> None:
 
 
 def test_contact_sheet() -> None:
-    sheet = contact_sheet([replace(BASE, seed=i) for i in range(5)], columns=3, size=32)
-    assert sheet.size == (3 * 34 + 2, 2 * 34 + 2)
-    with pytest.raises(ValueError, match="at least one scene"):
-        contact_sheet([], 3, 32)
+    pictures = [paint(replace(BASE, seed=i), 32) for i in range(5)]
+    sheet = contact_sheet(pictures, columns=3)
+    assert sheet.size == (3 * 34, 2 * 34)
+    assert sheet.crop((34, 34, 66, 66)).tobytes() == pictures[4].tobytes()
+    assert sheet.getpixel((33, 33)) == sheet.getpixel((80, 50)) == (255, 255, 255)
+    with pytest.raises(ValueError, match="at least one picture"):
+        contact_sheet([], 3)

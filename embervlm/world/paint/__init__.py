@@ -7,7 +7,6 @@ import math
 from collections.abc import Sequence
 
 import cv2
-import numpy as np
 from PIL import Image
 
 from embervlm.world.ontology import Scene
@@ -115,14 +114,17 @@ def paint_bytes(scene: Scene, size: int = 224) -> bytes:
     return buffer.getvalue()
 
 
-def contact_sheet(scenes: Sequence[Scene], columns: int = 6, size: int = 160) -> Image.Image:
-    """Pictures of `scenes` side by side, `columns` to a row, each `size` pixels wide, on white."""
-    if not scenes or columns < 1:
-        raise ValueError(f"a contact sheet needs at least one scene and one column, got {len(scenes)} and {columns}")
-    gap = max(2, size // 40)
-    rows = math.ceil(len(scenes) / columns)
-    sheet = np.full((rows * (size + gap) + gap, columns * (size + gap) + gap, 3), 255, np.uint8)
-    for i, scene in enumerate(scenes):
-        y, x = gap + (i // columns) * (size + gap), gap + (i % columns) * (size + gap)
-        sheet[y : y + size, x : x + size] = np.asarray(paint(scene, size))
-    return Image.fromarray(sheet)
+def contact_sheet(pictures: Sequence[Image.Image], columns: int = 6) -> Image.Image:
+    """Pictures of one size side by side, `columns` to a row, on white."""
+    if not pictures or columns < 1:
+        raise ValueError(
+            f"a contact sheet needs at least one picture and one column, got {len(pictures)} and {columns}"
+        )
+    width, height = pictures[0].size
+    gap = max(2, width // 40)
+    rows = math.ceil(len(pictures) / columns)
+    size = (min(columns, len(pictures)) * (width + gap), rows * (height + gap))
+    sheet = Image.new("RGB", size, "white")
+    for i, picture in enumerate(pictures):
+        sheet.paste(picture, (i % columns * (width + gap), i // columns * (height + gap)))
+    return sheet

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ember_platform.config import ConfigError, RunConfig, load_config
+from ember_platform.storage import absolute
 
 #: flag → (dotted field, help). `{stage}` stands for every stage that runs.
 FIELDS: dict[str, tuple[str, str]] = {
@@ -87,7 +88,7 @@ def parse(made: argparse.ArgumentParser, arguments: Sequence[str] | None = None)
     stages = [given.stage] if "stage" in given else stage_numbers(given.stages)
     plain = load_config(given.config)
     config = load_config(given.config, [*overrides(vars(given), stages, plain), *given.overrides])
-    resume = given.resume_from
+    resume = absolute(given.resume_from) if given.resume_from else None
     return Request(config, stages, resume, given.dry_run)
 
 

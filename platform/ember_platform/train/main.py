@@ -18,7 +18,7 @@ from ember_platform.train.loop import TrainingError
 from ember_platform.train.pipeline import closing_lines, run_pipeline
 from ember_platform.train.plan import PlanError, first_model, plan_lines, wanted_stages
 from ember_platform.train.stage_run import last_checkpoint
-from embervlm.data.readers.robot_selection import ReaderError
+from embervlm.data.readers.base import ReaderError
 
 #: Faults of configuration, data or cluster: their message is meant for the user, a traceback would bury it.
 _TOLD = (ConfigError, DataError, PlanError, ReaderError, StorageError, TrainingError)

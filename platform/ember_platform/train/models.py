@@ -47,29 +47,14 @@ class ModelDesk:
             definition.finish(module, processor, records)
             self._save(model, processor, final)
 
-    def evaluate(self, stage: int, folder: str, config_digest: str, data_digest: str) -> tuple[dict[str, Any], str]:
+    def evaluate(self, stage: int, folder: str) -> tuple[dict[str, Any], str]:
         """The content of metrics.json for a model on the test split, and the same as a table."""
-        from embervlm.evaluation import evaluate_stage, format_table, write_metrics
+        from ember_platform.measure import measure_stage
+        from embervlm.evaluation import format_table
 
-        manifest = Manifest.load(self.data_dir)
-        options = self.config.evaluation
-        test = setup.split_records(manifest, stage, "test", None, self.config.seed)
-        train = setup.split_records(manifest, stage, "train", None, self.config.seed) if options.baselines else None
-        with self._loaded(folder) as (model, processor):
-            found = evaluate_stage(
-                model,
-                processor,
-                stage,
-                test,
-                train,
-                batch_size=options.batch_size,
-                baselines=options.baselines,
-                samples=options.samples,
-                seed=self.config.seed,
-            )
-        measured = (found["samples"], found["metrics"], found["baselines"])
-        with tempfile.TemporaryDirectory(prefix="embervlm-metrics-") as temporary:
-            content = write_metrics(Path(temporary, "m.json"), stage, "test", *measured, config_digest, data_digest)
+        with folders.fetched(folder) as local:
+            content = measure_stage(self.config, stage, local)
+        del content["tables"]
         return content, format_table(content["metrics"], content["baselines"])
 
     def ask(self, folder: str, stage: int) -> dict[str, Any]:

@@ -208,7 +208,7 @@ class _Pipeline:
                 "data_digest": done["data_digest"],
             }
         self.say(f"stage {number}: measuring on the test split")
-        content, table = self.call("evaluate", number, final, done["config_digest"], done["data_digest"])
+        content, table = self.call("evaluate", number, final)
         self.say(table)
         return dict(content)
 
@@ -261,8 +261,7 @@ class _Pipeline:
 
     def remeasure(self, stage: int, folder: Path) -> dict[str, Any]:
         """Today's test figures of an older model, for the gate."""
-        data_digest = self.manifest.stage_digest(stage)
-        content, _ = self.call("evaluate", stage, str(folder), self.config.stage_digest(stage), data_digest)
+        content, _ = self.call("evaluate", stage, str(folder))
         return dict(content)
 
 

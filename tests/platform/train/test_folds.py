@@ -27,7 +27,13 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def config(root: Path, files: Path, output: Path, *overrides: str) -> RunConfig:
-    given = [f"data.robot_data={files}", f"output_dir={output}", f"data.robot_folds={FOLDS}", *overrides]
+    given = [
+        f"data.robot_data={files}",
+        f"output_dir={output}",
+        f"data.robot_folds={FOLDS}",
+        "data.robot_augment=1",
+        *overrides,
+    ]
     return load_config(root / "configs" / "robot_selection.yaml", given)
 
 
