@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -158,14 +159,31 @@ def order(folder: Path, **tracking: Any) -> Order:
     return Order(config=config, stage=3, digest="d", data_dir="data", parent="parent")
 
 
-def offline_rows(file: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """The logged rows and the configuration in a run's offline file, read with W&B's own reader."""
-    from wandb.proto.wandb_internal_pb2 import Record
-    from wandb.sdk.internal.datastore import DataStore
+def offline_records(content: bytes) -> Iterator[bytes]:
+    """The records of a W&B run file, a log of LevelDB's format behind a header of seven bytes.
 
-    store, rows, settings = DataStore(), [], {}
-    store.open_for_scan(str(file))
-    while (data := store.scan_data()) is not None:
+    Blocks of 32 KiB; a piece is a checksum (4 bytes), its length (2), its kind (1: whole, 2: first, 3: middle, 4: last)
+    and its bytes; less than seven bytes at the end of a block are padding.
+    """
+    place, block, record = 7, 1 << 15, b""
+    while place + 7 <= len(content):
+        if block - place % block < 7:
+            place += block - place % block
+            continue
+        length, kind = int.from_bytes(content[place + 4 : place + 6], "little"), content[place + 6]
+        record += content[place + 7 : place + 7 + length]
+        place += 7 + length
+        if kind in (1, 4):
+            yield record
+            record = b""
+
+
+def offline_rows(file: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """The logged rows and the configuration in a run's offline file."""
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    rows, settings = [], {}
+    for data in offline_records(file.read_bytes()):
         record = Record()
         record.ParseFromString(data)
         if record.HasField("history"):
