@@ -79,11 +79,11 @@ def brier(probabilities: Ragged, can: Ragged) -> float:
     )
 
 
-def binary_nll(scores: Any, correct: Any, temperature: float = 1.0) -> float:
-    """Mean of −log P(outcome) where P(true) = sigmoid(score / temperature)."""
+def binary_nll(scores: Any, correct: Any, temperature: float = 1.0, weights: Any = None) -> float:
+    """Mean of −log P(outcome) where P(true) = sigmoid(score / temperature), weighted where weights are given."""
     z = np.asarray(scores, dtype=np.float64).ravel() / temperature
     y = np.asarray(correct, dtype=np.float64).ravel()
-    return float(np.mean(np.logaddexp(0, z) - y * z))
+    return float(np.average(np.logaddexp(0, z) - y * z, weights=weights))
 
 
 def choice_nll(scores: Ragged, can: Ragged, temperature: float = 1.0) -> float:
@@ -170,8 +170,7 @@ def fit_calibration(
         return 1.0, 0.0
 
     def loss(point: NDArray[np.float64]) -> float:
-        z = flat * np.exp(-point[0]) + point[1]
-        return float(np.average(np.logaddexp(0, z) - labels * z, weights=shares))
+        return binary_nll(flat * np.exp(-point[0]) + point[1], labels, weights=shares)
 
     bounds = [(np.log(0.05), np.log(20.0)), (-20.0, 20.0)]
     found = minimize(loss, np.zeros(2), method="L-BFGS-B", bounds=bounds).x

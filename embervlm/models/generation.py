@@ -71,13 +71,7 @@ class WritingMixin:
         context.cache.reserve(max_new_tokens + 1 + context.robot_mask.shape[1])
         samples = input_ids.shape[0]
         device = input_ids.device
-        warp = LogitsProcessorList()
-        if do_sample:
-            warp.append(TemperatureLogitsWarper(temperature))
-            if top_k:
-                warp.append(TopKLogitsWarper(top_k))
-            if top_p < 1:
-                warp.append(TopPLogitsWarper(top_p))
+        warp = _warpers(temperature, top_k, top_p) if do_sample else None
         ids = self.config.token_ids
         token, mention = start_ids, torch.full((samples,), -1, device=device)
         alive = torch.ones(samples, dtype=torch.bool, device=device)
@@ -90,7 +84,7 @@ class WritingMixin:
             if step == max_new_tokens or not bool(alive.any()):
                 break
             last = self.reasoning.refine(hidden[:, 0]) if output.scores is not None else hidden[:, 0]
-            token, mention = self._next_token(last, context, spent, do_sample, warp, input_ids)
+            token, mention = self._next_token(last, context, spent, warp, input_ids)
             if forced is not None and step < forced.shape[1]:
                 given = forced[:, step] >= 0
                 token = torch.where(given, forced[:, step], token)
@@ -124,14 +118,13 @@ class WritingMixin:
         hidden: Tensor,
         context: Context,
         spent: Tensor,
-        do_sample: bool,
-        warp: LogitsProcessorList,
+        warp: LogitsProcessorList | None,
         input_ids: Tensor,
     ) -> tuple[Tensor, Tensor]:
         logits = self.language.logits(hidden).float()
         nobody = (spent | ~context.robot_mask).all(dim=1)  # no robot is left that the step has not named
         logits[nobody, self.config.token_ids["<|robot|>"]] = -torch.inf
-        if do_sample:
+        if warp is not None:
             warped = warp(input_ids, logits)  # type: ignore[arg-type]
             token = torch.multinomial(warped.softmax(-1), 1)[:, 0]
         else:
@@ -143,3 +136,13 @@ class WritingMixin:
     def _reasoned_scores(self: EmberVLM, context: Context, direct: Tensor) -> Tensor:  # type: ignore[misc]
         hidden = self.query(context, *self.selection_tokens(context, SELECT_REASONED))
         return self.reasoning.answer(hidden, direct).masked_fill(~context.robot_mask, -1e4)
+
+
+def _warpers(temperature: float, top_k: int, top_p: float) -> LogitsProcessorList:
+    """What shapes the distribution that tokens are sampled from."""
+    warp = LogitsProcessorList([TemperatureLogitsWarper(temperature)])
+    if top_k:
+        warp.append(TopKLogitsWarper(top_k))
+    if top_p < 1:
+        warp.append(TopPLogitsWarper(top_p))
+    return warp

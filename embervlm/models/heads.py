@@ -104,7 +104,7 @@ class RobotReference(nn.Module):
         selected: Tensor,
         scores: Tensor,
         robot_mask: Tensor,
-        spent: Tensor | None = None,
+        spent: Tensor,
     ) -> Tensor:
         """Logits (B, T, N) of the robot that a mention after each token means.
 
@@ -119,9 +119,7 @@ class RobotReference(nn.Module):
         queries, keys = self.query(hidden), self.key(summaries) + self.judged_key(selected)
         logits = (queries @ keys.transpose(1, 2)).float() / math.sqrt(keys.shape[-1])
         logits = logits + self.score_weight * scores[:, None, :]
-        if spent is not None:
-            logits = logits.masked_fill(spent, -1e3)
-        return logits.masked_fill(~robot_mask[:, None, :], -1e4)
+        return logits.masked_fill(spent, -1e3).masked_fill(~robot_mask[:, None, :], -1e4)
 
 
 class ReasoningModule(nn.Module):

@@ -222,6 +222,10 @@ class EmberVLM(SelectionMixin, WritingMixin, PreTrainedModel):
         ends = [ids[name] for name in ("<|step|>", "<|reasoning_end|>", "<|action_plan|>")]
         return torch.isin(input_ids, torch.tensor(ends, device=input_ids.device))
 
+    def spent(self, input_ids: Tensor, mention_index: Tensor, context: Context) -> Tensor:
+        """The robots (B, T, N) that each token's step has named, its own mention (B, T) included."""
+        return spent_mentions(mention_index, self.closes_step(input_ids), context.robot_mask.shape[1])
+
     def pointer(self, hidden: Tensor, context: Context, spent: Tensor) -> Tensor:
         """Logits (B, T, N) of the robot that a mention after each of the states (B, T, D) means.
 
@@ -330,9 +334,7 @@ class EmberVLM(SelectionMixin, WritingMixin, PreTrainedModel):
         self, context: Context, generated_ids: Tensor, generated_mask: Tensor, mention_index: Tensor | None
     ) -> tuple[Tensor, ...]:
         """A whole text (B, T) as `query` takes it; the context's next position moves behind it."""
-        spent = None
-        if mention_index is not None:
-            spent = spent_mentions(mention_index, self.closes_step(generated_ids), context.robot_mask.shape[1])
+        spent = None if mention_index is None else self.spent(generated_ids, mention_index, context)
         start = context.next_position
         context.next_position = start + generated_mask.sum(dim=1)
         return (

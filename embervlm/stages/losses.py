@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from embervlm.models.layout import mentioned, spent_mentions
+from embervlm.models.layout import mentioned
 
 if TYPE_CHECKING:
     # Processes that only make batches need no model.
@@ -111,7 +111,7 @@ def pointer_loss(
     same_list = (end[:, :, None] == end[:, None, :]) & (end >= 0)[:, :, None]  # (B, T, T)
     listed = (same_list.float() @ mentioned(index, robots).float()) > 0
     history = index if said is None else said
-    spent = spent_mentions(history, model.closes_step(text["generated_ids"]), robots)[:, :-1]
+    spent = model.spent(text["generated_ids"], history, context)[:, :-1]
     right = listed[:, 1:] & ~spent
     chosen = (index[:, 1:] >= 0) & (text["labels"][:, 1:] >= 0) & right.any(-1)
     if not bool(chosen.any()):

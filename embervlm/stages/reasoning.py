@@ -22,7 +22,6 @@ from torch.nn import functional as F
 from embervlm.data.processor import EmberVLMProcessor
 from embervlm.data.prompts import chain_pieces, plan_pieces
 from embervlm.data.schema import STEPS, Record
-from embervlm.models.layout import spent_mentions
 from embervlm.stages.base import Batch, Gather, Stage, StageModule, chunks
 from embervlm.stages.losses import info_nce, reason_loss, rows_before, selection_losses
 from embervlm.stages.selection import calibrate, chain_losses, fleet_group, selection_inputs
@@ -109,12 +108,8 @@ class ReasoningStageModule(StageModule):
             ids[:, 1:][word] = torch.where(torch.isin(own, special), ids[:, 1:][word], own)
         named = swap & is_mention
         if bool(named.any()):
-            context = output.context
-            robots = context.robot_mask.shape[1]
-            spent = spent_mentions(
-                batch["chain_mention_index"], model.closes_step(batch["chain_generated_ids"]), robots
-            )
-            pointer = model.pointer(hidden, context, spent[:, :-1])
+            spent = model.spent(batch["chain_generated_ids"], batch["chain_mention_index"], output.context)
+            pointer = model.pointer(hidden, output.context, spent[:, :-1])
             mentions[:, 1:][named] = pointer.argmax(-1)[named]
         return ids, mentions
 
