@@ -22,7 +22,7 @@ from ember_platform.config_data import (
     DataConfig,
     DatasetConfig,
     Location,
-    _Model,
+    Section,
 )
 from ember_platform.config_yaml import ConfigError, apply_overrides, explain, read
 
@@ -45,7 +45,7 @@ __all__ = [
 StageKey = Literal["0", "1", "2", "3", "4"]
 
 
-class ClusterConfig(_Model):
+class ClusterConfig(Section):
     """The share of the Ray cluster that a run takes."""
 
     address: str = Field(default="auto", min_length=1, description="auto, local, or host:port of a Ray cluster")
@@ -64,14 +64,14 @@ class ClusterConfig(_Model):
         return self
 
 
-class EarlyStop(_Model):
+class EarlyStop(Section):
     """Stop a stage when its validation metric no longer improves."""
 
     patience: int = Field(ge=1, description="validations without improvement before the stage stops, at least 1")
     min_delta: float = Field(default=0.0, ge=0, description="the least change that counts as improvement, at least 0")
 
 
-class StageConfig(_Model):
+class StageConfig(Section):
     """One training stage."""
 
     epochs: int = Field(ge=1, description="passes over the training records, at least 1")
@@ -135,7 +135,7 @@ class StageConfig(_Model):
         return self.learning_rate[phase] if isinstance(self.learning_rate, list) else self.learning_rate
 
 
-class TrackingConfig(_Model):
+class TrackingConfig(Section):
     """Where metrics go."""
 
     mlflow_uri: str | None = Field(default=None, description="MLflow tracking URI, or null: SQLite in output_dir")
@@ -146,14 +146,14 @@ class TrackingConfig(_Model):
     )
 
 
-class TeacherConfig(_Model):
+class TeacherConfig(Section):
     """Offline distillation of stage 2; what the teacher weighs in the loss is `stages.2.losses.distillation`."""
 
     model: Location | None = Field(default=None, description="EmberVLM folder of the teacher, or null: no distillation")
     top_k: int = Field(default=16, ge=1, description="log-probabilities kept per token, at least 1")
 
 
-class EvaluationConfig(_Model):
+class EvaluationConfig(Section):
     """What is measured on the test split."""
 
     samples: int | None = Field(default=None, ge=1, description="test records read per stage, or null: all of them")
@@ -161,7 +161,7 @@ class EvaluationConfig(_Model):
     baselines: bool = Field(default=True, description="measure the baselines too: true or false")
 
 
-class GateConfig(_Model):
+class GateConfig(Section):
     """What a challenger must show to become champion."""
 
     metric: str = Field(
@@ -172,7 +172,7 @@ class GateConfig(_Model):
     at_most: dict[str, float] = Field(default={"ece": 0.1}, description="test metric → its greatest value")
 
 
-class RegistryConfig(_Model):
+class RegistryConfig(Section):
     """Names in the model registry, and the gate."""
 
     prefix: str = Field(
@@ -183,7 +183,7 @@ class RegistryConfig(_Model):
     gate: GateConfig = Field(default=GateConfig(), description="thresholds for promotion")
 
 
-class RunConfig(_Model):
+class RunConfig(Section):
     """Everything that decides a run."""
 
     name: str = Field(default="embervlm", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", description="letters, digits, . - _")

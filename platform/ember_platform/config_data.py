@@ -30,11 +30,13 @@ DatasetName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$")]
 Location = Annotated[str, Field(min_length=1), AfterValidator(absolute)]
 
 
-class _Model(BaseModel):
+class Section(BaseModel):
+    """A part of the configuration: unknown keys are faults, and nothing changes once it is read."""
+
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
 
 
-class SplitCounts(_Model):
+class SplitCounts(Section):
     """How many records to make per split."""
 
     train: int = Field(ge=1, description="records to train on, at least 1")
@@ -42,7 +44,7 @@ class SplitCounts(_Model):
     test: int = Field(ge=1, description="records that only the evaluation reads, at least 1")
 
 
-class DatasetConfig(_Model):
+class DatasetConfig(Section):
     """A published dataset in its own files."""
 
     format: FormatName | None = Field(
@@ -65,7 +67,7 @@ class DatasetConfig(_Model):
     )
 
 
-class DataConfig(_Model):
+class DataConfig(Section):
     """Where records come from and where their shards go."""
 
     dir: Location = Field(

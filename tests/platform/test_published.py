@@ -17,10 +17,13 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from ember_platform.config import ConfigError, RunConfig, load_config
+from ember_platform.config import ROBOT_SOURCE, ConfigError, DataConfig, RunConfig, load_config
+from ember_platform.config_data import DATASETS
 from ember_platform.data.ingest import prepare
 from ember_platform.data.manifest import DataError, Manifest
 from ember_platform.data.rows import Rows
+from ember_platform.data.sources import STAGE_OF_KIND
+from embervlm.data.readers import FORMATS
 from embervlm.data.readers.base import ReaderError
 
 ROOT = Path(__file__).parents[2]
@@ -374,3 +377,11 @@ def test_the_job_makes_one_source(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert "takes no other flag" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         job.main(["--limit", "3"])
+
+
+def test_every_format_that_a_configuration_may_name_has_a_reader_and_its_stage() -> None:
+    assert {*DATASETS, ROBOT_SOURCE} == set(FORMATS)
+    images = {"annotations": "a.json", "images": "i", "questions": "q.json"}
+    data = DataConfig.model_validate({"datasets": dict.fromkeys(DATASETS, images)})
+    for name in DATASETS:
+        assert data.stages_of(name) == [STAGE_OF_KIND[FORMATS[name].KIND]]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -195,10 +196,11 @@ def make_plan(config: RunConfig, numbers: list[int]) -> list[PhaseRow]:
     if sizes.text_config is None:
         sizes.text_config = sizes.decoder_config()
     model = EmberVLM(sizes)
+    counted = train_rows(config, numbers)
     rows = []
     for number in numbers:
         stage, settings = get_stage(number), config.stage(number)
-        records = train_rows(config, number)
+        records = counted[number]
         for index, phase in enumerate(stage.phases):
             stage.prepare(model, phase)
             module = stage.module(model)
@@ -228,29 +230,34 @@ def make_plan(config: RunConfig, numbers: list[int]) -> list[PhaseRow]:
     return rows
 
 
-def train_rows(config: RunConfig, stage: int) -> int:
-    """Training records of a stage: counted where the data is prepared, else those that preparing it would make.
+def train_rows(config: RunConfig, stages: Sequence[int]) -> dict[int, int]:
+    """Training records of each stage: counted where the data is prepared, else those that preparing it would make.
 
     Raises:
-        PlanError: there is neither. ReaderError: `data.robot_data` cannot be read.
+        PlanError: there is neither. ReaderError: a published dataset cannot be read.
     """
     if storage.exists(storage.join(config.data.dir, FILE)):
         manifest = Manifest.load(config.data.dir)
         try:
-            return manifest.rows(stage, "train")
+            return {stage: manifest.rows(stage, "train") for stage in stages}
         except DataError as error:
             raise PlanError(str(error)) from error
     from ember_platform.data import published
     from ember_platform.data.sources import plan
 
-    # Annotations are read where no run will find what was read: a plan leaves nothing behind.
+    # Annotations are read once, where no run will find what was read: a plan leaves nothing behind.
     with tempfile.TemporaryDirectory() as scratch:
         trial = config.model_copy(update={"data": config.data.model_copy(update={"dir": scratch})})
         specs = plan(trial, lambda parts: map(published.Indexer(), parts)).specs
-    wanted = [spec.count for spec in specs if (spec.stage, spec.split) == (stage_folder(stage), "train")]
-    if not wanted:
-        raise PlanError(f"stage {stage}: no manifest in {config.data.dir} and no data.counts; run jobs/prepare_data.py")
-    return sum(wanted)
+    wanted = Counter[str]()
+    for spec in specs:
+        wanted[spec.stage] += spec.count if spec.split == "train" else 0
+    for stage in stages:
+        if not wanted[stage_folder(stage)]:
+            raise PlanError(
+                f"stage {stage}: no manifest in {config.data.dir} and no data.counts; run jobs/prepare_data.py"
+            )
+    return {stage: wanted[stage_folder(stage)] for stage in stages}
 
 
 def memory(trained: int, total: int, zero_stage: int, workers: int) -> dict[str, float]:
