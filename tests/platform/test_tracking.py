@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -171,6 +172,8 @@ def offline_records(content: bytes) -> Iterator[bytes]:
             place += block - place % block
             continue
         length, kind = int.from_bytes(content[place + 4 : place + 6], "little"), content[place + 6]
+        if place + 7 + length > len(content):
+            return  # still being written
         record += content[place + 7 : place + 7 + length]
         place += 7 + length
         if kind in (1, 4):
@@ -178,14 +181,26 @@ def offline_records(content: bytes) -> Iterator[bytes]:
             record = b""
 
 
+def closed_run(file: Path, seconds: float = 60) -> list[bytes]:
+    """The records of a run's file once W&B's own process has written its end, which `finish` does not wait for."""
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        records = list(offline_records(file.read_bytes()))
+        if any(Record.FromString(data).HasField("exit") for data in records):
+            return records
+        time.sleep(0.1)
+    raise AssertionError(f"{file} has no end after {seconds} seconds")
+
+
 def offline_rows(file: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """The logged rows and the configuration in a run's offline file."""
     from wandb.proto.wandb_internal_pb2 import Record
 
     rows, settings = [], {}
-    for data in offline_records(file.read_bytes()):
-        record = Record()
-        record.ParseFromString(data)
+    for data in closed_run(file):
+        record = Record.FromString(data)
         if record.HasField("history"):
             items = record.history.item
             rows.append({item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in items})
