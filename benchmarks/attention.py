@@ -1,4 +1,4 @@
-"""Plain matrix products against PyTorch's fused kernel on a CPU, both ways, at the shapes of a training step.
+"""Plain matrix products against PyTorch's fused kernel on a CPU, at the shapes of training and of writing, in bf16.
 
 `python benchmarks/attention.py [--rounds 15]` interleaves both in one run and prints the ratio of their times, with its
 spread. `embervlm.models.attention` chooses by it.
@@ -16,8 +16,14 @@ from torch.nn import functional as F
 
 from embervlm.models.attention import attention
 
-#: (samples, heads, queries, keys, width): robots, prefix and selection of a batch of 64 with the nano preset.
-SHAPES = {"robots": (48, 3, 60, 60, 64), "prefix": (64, 3, 44, 44, 64), "selection": (64, 3, 8, 400, 64)}
+#: (samples, heads, queries, keys, width): robots, prefix and selection of a batch of 64 with the nano preset, and one
+#: token that each of them writes.
+SHAPES = {
+    "robots": (48, 3, 60, 60, 64),
+    "prefix": (64, 3, 44, 44, 64),
+    "selection": (64, 3, 8, 400, 64),
+    "writing": (64, 3, 1, 500, 64),
+}
 
 
 def fused(query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
@@ -31,9 +37,11 @@ def plain(query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
 
 
 def seconds(function: object, tensors: tuple[Tensor, Tensor, Tensor], mask: Tensor) -> float:
-    """One forward and backward pass."""
+    """One forward pass, and where a gradient is wanted a backward pass."""
     start = time.perf_counter()
-    function(*tensors, mask).sum().backward()  # type: ignore[operator]
+    result = function(*tensors, mask)  # type: ignore[operator]
+    if result.requires_grad:
+        result.sum().backward()
     return time.perf_counter() - start
 
 
@@ -44,7 +52,8 @@ def main() -> None:
     rounds = parser.parse_args().rounds
     for name, (samples, heads, queries, keys, width) in SHAPES.items():
         shapes = ((samples, heads, queries, width), *((samples, heads, keys, width),) * 2)
-        query, key, value = (torch.randn(shape, dtype=torch.bfloat16, requires_grad=True) for shape in shapes)
+        learns = name != "writing"
+        query, key, value = (torch.randn(shape, dtype=torch.bfloat16, requires_grad=learns) for shape in shapes)
         mask = torch.rand(samples, 1, queries, keys) > 0.3
         mask[..., 0] = True
         ratios = []

@@ -1,14 +1,15 @@
 """Attention for short sequences on a CPU, as one of transformers' attention implementations.
 
 Our sequences are short (tens of queries, a few hundred keys) and mostly masked. PyTorch's fused CPU kernel is made
-for long ones: its backward pass takes longer here than plain matrix products (`benchmarks/attention.py` measures by how
-much). Elsewhere, and where no gradient is needed, the fused kernel is used.
+for long ones: with a gradient, and in bf16 with or without one, it takes longer here than plain matrix products
+(`benchmarks/attention.py` measures by how much). Elsewhere the fused kernel is used.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AttentionInterface
@@ -38,7 +39,7 @@ def attention(
     """
     groups = getattr(module, "num_key_value_groups", 1)
     key, value = repeat_kv(key, groups), repeat_kv(value, groups)
-    if query.device.type == "cpu" and query.requires_grad:
+    if query.device.type == "cpu" and (query.requires_grad or value.dtype == torch.bfloat16):
         scale = query.shape[-1] ** -0.5 if scaling is None else scaling
         dtype = value.dtype
         scores = (query.to(dtype) * scale) @ key.to(dtype).transpose(2, 3)

@@ -97,6 +97,32 @@ class PrefixCache(Cache):
             layer.room = tokens
 
 
+class FusedRMSNorm(nn.RMSNorm):
+    """A decoder layer's RMSNorm (arXiv:1910.07467) in one operation, in the precision of the products that follow.
+
+    transformers writes it as six operations and hands fp32 on, which autocast then converts once for every product.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(…, width) → (…, width); bf16 or fp16 where autocast is on, else of the input's precision."""
+        device = x.device.type
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+        return super().forward(x.to(self.weight.dtype)).to(dtype)
+
+
+def fuse_norms(layers: nn.Module) -> None:
+    """Replace every RMSNorm of transformers below `layers`; the weights keep their names and values."""
+    for parent in layers.modules():
+        for name, child in parent.named_children():
+            epsilon = getattr(child, "variance_epsilon", None)
+            if epsilon is not None and type(child).__name__.endswith("RMSNorm"):
+                weight = child.weight
+                assert isinstance(weight, nn.Parameter)
+                fused = FusedRMSNorm(weight.shape[-1], eps=epsilon)
+                fused.weight = weight
+                setattr(parent, name, fused)
+
+
 class LanguageModel(nn.Module):
     """A thin door to a decoder: embeddings in, hidden states out, logits on request.
 
@@ -106,7 +132,7 @@ class LanguageModel(nn.Module):
 
     def __init__(self, config: EmberVLMConfig) -> None:
         super().__init__()
-        self.decoder = AutoModelForCausalLM.from_config(config.decoder_config(), attn_implementation=register())
+        self._take(AutoModelForCausalLM.from_config(config.decoder_config(), attn_implementation=register()))
         self.width: int = self.decoder.get_input_embeddings().embedding_dim
 
     @property
@@ -116,9 +142,18 @@ class LanguageModel(nn.Module):
 
     def load_pretrained(self, source: str) -> None:
         """Take the weights of a folder or hub name; an error where they cannot be had, never random ones."""
-        self.decoder = AutoModelForCausalLM.from_pretrained(
-            source, attn_implementation=register(), dtype=torch.float32, use_safetensors=True
+        self._take(
+            AutoModelForCausalLM.from_pretrained(
+                source, attn_implementation=register(), dtype=torch.float32, use_safetensors=True
+            )
         )
+
+    def _take(self, decoder: Any) -> None:
+        """Hold a decoder, its layers' norms fused; the last norm stays as it is, for heads read it in fp32."""
+        self.decoder = decoder
+        layers = getattr(decoder.get_decoder(), "layers", None)
+        if layers is not None:
+            fuse_norms(layers)
 
     def resize(self, vocabulary: int) -> None:
         """Grow the embedding table to hold at least `vocabulary` tokens."""
