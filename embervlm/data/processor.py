@@ -6,6 +6,7 @@ T tokens of generated text, S pixels.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -21,6 +22,18 @@ from embervlm.fleet import Fleet, FleetError
 from embervlm.models.config import EmberVLMConfig
 
 Batch = dict[str, Any]
+
+#: Robots and phrases of chains come again and again; longer texts seldom do, and would fill the memory.
+_REMEMBERED_LENGTH, _REMEMBERED_TEXTS = 400, 1 << 15
+
+
+def _encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    return tokenizer(text, add_special_tokens=False, split_special_tokens=True, verbose=False)["input_ids"]
+
+
+@functools.lru_cache(maxsize=_REMEMBERED_TEXTS)
+def _remembered(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[int, ...]:
+    return tuple(_encode(tokenizer, text))
 
 
 class EmberVLMProcessor(ProcessorMixin):
@@ -60,7 +73,9 @@ class EmberVLMProcessor(ProcessorMixin):
 
     def words(self, text: str) -> list[int]:
         """Plain text to ids. What looks like a special token is plain text here."""
-        return self.tokenizer(text, add_special_tokens=False, split_special_tokens=True, verbose=False)["input_ids"]
+        if len(text) > _REMEMBERED_LENGTH:
+            return _encode(self.tokenizer, text)
+        return list(_remembered(self.tokenizer, text))
 
     def pieces(self, pieces: Sequence[Piece]) -> tuple[list[int], list[int]]:
         """Generated text to ids and mentions (the robot's place in the fleet, -1 for ordinary tokens)."""

@@ -185,15 +185,16 @@ def selection_inputs(
 def _reasons(records: Sequence[Record], fleets: Sequence[Fleet], shape: torch.Size) -> Tensor:
     """What each task asks for and each robot lacks: (B, N, 2, K), -1 where a record does not say."""
     kinds = {kind: k for k, kind in enumerate(REQUIREMENTS)}
-    reasons = torch.full((*shape, 2, len(kinds)), -1.0)
+    reasons = np.full((*shape, 2, len(kinds)), -1.0, np.float32)
     for i, (record, fleet) in enumerate(zip(records, fleets, strict=True)):
         if "needs" not in record.tags or "lacks" not in record.tags:
             continue
         for j, name in enumerate(fleet.names):
             reasons[i, j] = 0
             for row, found in enumerate((record.tags["needs"], record.tags["lacks"].get(name, []))):
-                reasons[i, j, row, [kinds[kind] for kind in found]] = 1
-    return reasons
+                for kind in found:
+                    reasons[i, j, row, kinds[kind]] = 1
+    return torch.from_numpy(reasons)
 
 
 def fleet_group(record: Record) -> str:
