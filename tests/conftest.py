@@ -38,13 +38,18 @@ def root() -> Path:
 
 @pytest.fixture(scope="session")
 def nano_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A nano model with random weights and its processor, saved as a run saves them. Read only."""
+    """A nano model with random weights and its processor, saved as a run saves them. Read only.
+
+    The tokenizer sees enough text that a description of EmberWorld fits what the model reads.
+    """
     from embervlm import EmberVLM, EmberVLMConfig, EmberVLMProcessor
     from embervlm.data.prompts import robot_text
     from embervlm.fleet import default_fleet
+    from embervlm.world.dataset import corpus
 
     config = EmberVLMConfig.preset("embervlm-nano")
-    processor = EmberVLMProcessor.build(config, [robot_text(robot) for robot in default_fleet()])
+    words = [*(robot_text(robot) for robot in default_fleet()), *corpus(seed=1, count=1500)]
+    processor = EmberVLMProcessor.build(config, words)
     folder = tmp_path_factory.mktemp("nano")
     EmberVLM.from_parts(config).save_pretrained(folder)
     processor.save_pretrained(folder)
