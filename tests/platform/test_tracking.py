@@ -181,14 +181,14 @@ def offline_records(content: bytes) -> Iterator[bytes]:
             record = b""
 
 
-def closed_run(file: Path, seconds: float = 60) -> list[bytes]:
+def closed_run(file: Path, seconds: float = 60) -> list[Any]:
     """The records of a run's file once W&B's own process has written its end, which `finish` does not wait for."""
     from wandb.proto.wandb_internal_pb2 import Record
 
     end = time.monotonic() + seconds
     while time.monotonic() < end:
-        records = list(offline_records(file.read_bytes()))
-        if any(Record.FromString(data).HasField("exit") for data in records):
+        records = [Record.FromString(data) for data in offline_records(file.read_bytes())]
+        if any(record.HasField("exit") for record in records):
             return records
         time.sleep(0.1)
     raise AssertionError(f"{file} has no end after {seconds} seconds")
@@ -196,11 +196,8 @@ def closed_run(file: Path, seconds: float = 60) -> list[bytes]:
 
 def offline_rows(file: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """The logged rows and the configuration in a run's offline file."""
-    from wandb.proto.wandb_internal_pb2 import Record
-
     rows, settings = [], {}
-    for data in closed_run(file):
-        record = Record.FromString(data)
+    for record in closed_run(file):
         if record.HasField("history"):
             items = record.history.item
             rows.append({item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in items})
