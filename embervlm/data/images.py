@@ -6,6 +6,7 @@ import functools
 import io
 import struct
 import warnings
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,13 @@ MAX_ASPECT = 1.5
 
 
 _UNDECODABLE = (OSError, SyntaxError, ValueError, TypeError, EOFError, struct.error, MemoryError)
+
+
+@dataclass(frozen=True)
+class EncodedImage:
+    """A picture that the vision encoder has seen already: its features (P, V) as bits of bfloat16 (uint16)."""
+
+    bits: np.ndarray
 
 
 class ImageError(ValueError):

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase, ProcessorMixin
 
-from embervlm.data.images import open_image, to_square
+from embervlm.data.images import EncodedImage, open_image, to_square
 from embervlm.data.prompts import Piece, robot_text
 from embervlm.data.tokenizer import load_tokenizer, token_ids
 from embervlm.fleet import Fleet, FleetError
@@ -93,7 +93,13 @@ class EmberVLMProcessor(ProcessorMixin):
         return ids, mentions
 
     def images(self, images: Sequence[Any]) -> Batch:
-        """Pictures (or None) to `pixel_values` (B, 3, S, S) bytes and `image_mask` (B,); empty where none has one."""
+        """Pictures (or None) to `pixel_values` (B, 3, S, S) bytes and `image_mask` (B,); empty where none has one.
+
+        Where they are `EncodedImage`, all of them, `image_features` (B, P, V) bfloat16 take the pixels' place.
+        """
+        encoded = [image for image in images if isinstance(image, EncodedImage)]
+        if encoded:
+            return _encoded(images, encoded[0].bits.shape)
         if all(image is None for image in images):
             return {}
         pixels = np.zeros((len(images), 3, self.image_size, self.image_size), dtype=np.uint8)
@@ -206,3 +212,14 @@ class EmberVLMProcessor(ProcessorMixin):
     def plain(self, ids: Sequence[int]) -> str:
         """Generated ids as words, up to the end token; special tokens are dropped."""
         return "".join(p for p in self.parts(ids, [-1] * len(ids), []) if p not in self.ids).strip()
+
+
+def _encoded(images: Sequence[EncodedImage | None], shape: tuple[int, ...]) -> Batch:
+    bits = np.zeros((len(images), *shape), dtype=np.uint16)
+    for i, image in enumerate(images):
+        if image is not None:
+            bits[i] = image.bits
+    return {
+        "image_features": torch.from_numpy(bits.view(np.int16)).view(torch.bfloat16),
+        "image_mask": torch.tensor([image is not None for image in images]),
+    }

@@ -27,12 +27,13 @@ class AlignmentModule(StageModule):
     def forward(self, batch: Batch, progress: float = 0.0, gather: Gather | None = None) -> dict[str, Tensor]:
         """The two losses and the batch's retrieval accuracy."""
         model = self.model
-        features = model.visual_features(batch["pixel_values"])
+        features = self.image_features(batch)
+        assert features is not None  # without pictures there is nothing to align
         images = model.embed_images(features)
         texts = model.embed_texts(batch["caption_ids"], batch["caption_mask"])
         images_all, texts_all = (gather(images), gather(texts)) if gather else (images, texts)
         contrast = info_nce(images, texts, model.logit_scale, images_all, texts_all, rows_before(gather, images))
-        output = model(**{k: v for k, v in batch.items() if k != "pixel_values"}, image_features=features)
+        output = model(**{**batch, "image_features": features})
         captioning, _ = language_loss(model, output.text_hidden, batch["labels"])
         contrastive = contrast.pop("loss")
         return {
@@ -48,6 +49,7 @@ class Alignment(Stage):
     """Fusion and language learn what pictures show; the vision encoder stays as it is."""
 
     number, name, kind = 1, "align", "caption"
+    exchanges = ("main",)
     metric = "retrieval_1_of_64"
     weights = MappingProxyType({"contrastive": 0.5, "captioning": 0.5})
 

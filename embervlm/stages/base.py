@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -17,12 +17,14 @@ from torch import Tensor, nn
 
 from embervlm.data.processor import EmberVLMProcessor
 from embervlm.data.schema import Record
+from embervlm.stages.losses import Gather
 
 if TYPE_CHECKING:
     # Processes that only make batches need no model.
     from embervlm.models.modeling import EmberVLM
 
-Gather = Callable[[Tensor], Tensor]
+__all__ = ["Batch", "Gather", "Stage", "StageModule", "chunks", "draws", "to_device"]
+
 Batch = dict[str, Any]
 
 
@@ -30,14 +32,20 @@ class StageModule(nn.Module):
     """A model with a stage's loss around it: what the training engine wraps.
 
     `forward(batch, progress, gather)` returns scalars (float32, means over the local batch); "loss" is optimised.
-    `progress` runs from 0 to 1 over the phase. `gather` concatenates a tensor over all workers along its first
-    dimension and is differentiable; None on one worker.
+    `progress` runs from 0 to 1 over the phase. `gather` concatenates a tensor over all parts of the step along its
+    first dimension and is differentiable; None where there is one part. A phase that uses it is in `Stage.exchanges`.
     """
 
     def __init__(self, model: EmberVLM, weights: Mapping[str, float]) -> None:
         super().__init__()
         self.model = model
         self.weights = dict(weights)
+
+    def image_features(self, batch: Batch) -> Tensor | None:
+        """The encoder's features (B, P, V) of a batch's pictures: computed, or computed before; None without any."""
+        if "image_features" in batch:
+            return torch.as_tensor(batch["image_features"]).float()
+        return self.model.visual_features(batch["pixel_values"]) if "pixel_values" in batch else None
 
     def forward(self, batch: Batch, progress: float = 0.0, gather: Gather | None = None) -> dict[str, Tensor]:
         """The losses of a batch."""
@@ -52,6 +60,10 @@ class Stage(ABC):
     #: Kind of record it reads (`embervlm.data.schema.KINDS`).
     kind: str
     phases: tuple[str, ...] = ("main",)
+    #: Phases in which the vision encoder trains; in the others its features may come from a cache.
+    trains_vision: tuple[str, ...] = ()
+    #: Phases whose loss exchanges rows between workers (`gather`).
+    exchanges: tuple[str, ...] = ()
     #: Validation metric by which the best checkpoint is kept.
     metric: str
     mode: str = "max"

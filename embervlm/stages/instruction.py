@@ -36,10 +36,10 @@ class InstructionModule(StageModule):
     def forward(self, batch: Batch, progress: float = 0.0, gather: Gather | None = None) -> dict[str, Tensor]:
         """The supervised loss, and the distillation loss where records have teacher fields."""
         model = self.model
-        features = model.visual_features(batch["pixel_values"]) if "pixel_values" in batch else None
+        features = self.image_features(batch)
         supervised, matched = language_loss(
             model,
-            model(**batch, image_features=features).text_hidden,
+            model(**{**batch, "image_features": features}).text_hidden,
             batch["labels"],
             batch.get("teacher_ids"),
             batch.get("teacher_logprobs"),

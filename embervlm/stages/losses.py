@@ -6,8 +6,8 @@ D width, E shared embedding.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor
@@ -44,13 +44,27 @@ def info_nce(
     }
 
 
-def rows_before(gather: Callable[[Tensor], Tensor] | None, rows: Tensor) -> int:
-    """Where this worker's rows begin in the gathered batch, whose shares may differ by one."""
+class Gather(Protocol):
+    """The exchange of rows between the parts of a step: every part's rows (n, …), one after the other, on all of them.
+
+    `place` is a part's number, `parts` their count. Differentiable, and parts may have different n.
+    """
+
+    @property
+    def place(self) -> int: ...
+
+    @property
+    def parts(self) -> int: ...
+
+    def __call__(self, rows: Tensor) -> Tensor: ...
+
+
+def rows_before(gather: Gather | None, rows: Tensor) -> int:
+    """Where this part's rows begin in the gathered batch, whose parts may differ by one."""
     if gather is None:
         return 0
-    rank = torch.distributed.get_rank()
-    owners = gather(torch.full((rows.shape[0],), rank, device=rows.device))
-    return int((owners < rank).sum())
+    owners = gather(torch.full((rows.shape[0],), gather.place, device=rows.device))
+    return int((owners < gather.place).sum())
 
 
 def language_loss(

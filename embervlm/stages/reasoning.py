@@ -45,7 +45,7 @@ class ReasoningStageModule(StageModule):
         """The stage's losses; which parts get gradients is the phase's choice."""
         model = self.model
         joint = any(p.requires_grad for p in model.language.parameters())
-        features = model.visual_features(batch["pixel_values"]) if "pixel_values" in batch else None
+        features = self.image_features(batch)
         fleet = model.read_robots(batch["robot_input_ids"], batch["robot_attention_mask"])
         inputs = {
             "input_ids": batch["chain_input_ids"],
@@ -145,8 +145,8 @@ class ReasoningStageModule(StageModule):
             return everyone.sum() * 0
         images_all, texts_all = everyone.chunk(2, dim=1)
         loss = info_nce(images, texts, model.logit_scale, images_all, texts_all, before)["loss"]
-        workers = torch.distributed.get_world_size() if gather else 1
-        return loss * (workers * len(pairs) / len(everyone))  # so that the workers' mean is the mean over all pairs
+        parts = gather.parts if gather else 1
+        return loss * (parts * len(pairs) / len(everyone))  # so that the parts' mean is the mean over all pairs
 
 
 class Reasoning(Stage):
@@ -154,6 +154,8 @@ class Reasoning(Stage):
 
     number, name, kind = 4, "cot_reasoning", "reasoning"
     phases = ("modules", "joint")
+    exchanges = ("joint",)
+    trains_vision = ("joint",)
     metric = "first_choice"
     weights = MappingProxyType({"reasoning": 0.4, "consistency": 0.2, "answer": 0.6, "grounding": 0.1})
     image_dropout = 0.05

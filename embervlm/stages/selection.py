@@ -38,7 +38,7 @@ class RobotSelectionModule(StageModule):
         """Selection loss of all samples, reasoning-consistency loss of those with a chain."""
         model = self.model
         fleet = model.read_robots(batch["robot_input_ids"], batch["robot_attention_mask"])
-        features = model.visual_features(batch["pixel_values"]) if "pixel_values" in batch else None
+        features = self.image_features(batch)
         chained = batch["chain_input_ids"].shape[0] if "chain_input_ids" in batch else 0
         scores, reasons, losses = [], [], {}
         for prefix, rows in ((_CHAIN, slice(0, chained)), ("", slice(chained, None))):

@@ -80,6 +80,7 @@ class VisionWarmup(Stage):
 
     number, name, kind = 0, "vision_warmup", "caption"
     metric = "fact_accuracy"
+    trains_vision = ("main",)
     weights = WEIGHTS
 
     def trained(self, model: EmberVLM, phase: str) -> list[nn.Module | nn.Parameter]:

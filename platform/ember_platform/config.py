@@ -55,12 +55,26 @@ class ClusterConfig(Section):
     threads_per_worker: int | Literal["auto"] = Field(
         default="auto", description="compute threads of a worker, at least 1, or auto (its share of the cores)"
     )
-    max_failures: int = Field(default=3, ge=-1, description="worker failures survived by a stage; -1 is no limit")
+    max_failures: int = Field(
+        default=3,
+        ge=-1,
+        description="failures in a row, with no new checkpoint between them, that a stage survives; -1 is no limit",
+    )
+    min_workers: int | None = Field(
+        default=None,
+        ge=1,
+        description="training workers to go on with where the cluster has no room for num_workers, or null: wait",
+    )
+    storage_patience: float = Field(
+        default=300.0, ge=0, description="seconds that a checkpoint is tried again where storage refuses it"
+    )
 
     @model_validator(mode="after")
     def _threads(self) -> ClusterConfig:
         if self.threads_per_worker != "auto" and self.threads_per_worker < 1:
             raise _fault("cluster.threads_per_worker", "a worker needs at least one thread")
+        if self.min_workers is not None and self.min_workers > self.num_workers:
+            raise _fault("cluster.min_workers", f"{self.min_workers} is more than num_workers ({self.num_workers})")
         return self
 
 

@@ -103,6 +103,11 @@ class DataConfig(Section):
         description="ray_data (a streaming pipeline per worker; decoding scales over the cluster) or actor (processes "
         "of our own beside each worker; less overhead on few cores). The batches are the same",
     )
+    feature_cache: Literal["auto", "on", "off"] = Field(
+        default="auto",
+        description="features of a frozen encoder computed once and read from then on: on, off, or auto (where "
+        "training is bf16 and a measurement says that it pays)",
+    )
     prefetch: int = Field(default=4, ge=1, description="batches made ahead of the training step, per worker")
 
     def format_of(self, name: str) -> str:

@@ -19,6 +19,7 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ember_platform.config import RunConfig
+from ember_platform.data.feature_rows import file_of
 from ember_platform.data.manifest import Manifest
 from ember_platform.data.order import Plan, epoch_order, epoch_samples
 from ember_platform.data.packing import pack, unpack
@@ -45,6 +46,8 @@ def batches(
     world_size: int = 1,
     start_step: int = 0,
     plan: Plan | None = None,
+    micro_batches: int | None = None,
+    features: str | None = None,
 ) -> Iterator[tuple[StepInfo, list[Any]]]:
     """The remaining steps of a phase, each with this worker's micro-batches; they are made from this call on.
 
@@ -63,11 +66,14 @@ def batches(
         world_size: number of workers.
         start_step: the first step that is wanted, as a checkpoint remembers it.
         plan: the order, where `plan_of` was already called.
+        micro_batches: that a worker's share of a step is cut into; None for the stage's accumulation.
+        features: folder with what the encoder saw in the pictures (`feature_rows`); None for the pictures.
 
     Raises:
         DataError: no training records, or a global batch too small to be shared.
     """
     plan = plan or plan_of(config, stage, phase, manifest)
+    shards = manifest.select(stage.number, "train")
     maker = StepMaker(
         plan=plan,
         paths=tuple(manifest.paths(stage.number, "train")),
@@ -75,7 +81,8 @@ def batches(
         processor=processor,
         rank=rank,
         world_size=world_size,
-        micro_batches=config.stage(stage.number).gradient_accumulation,
+        micro_batches=micro_batches or config.stage(stage.number).gradient_accumulation,
+        features=tuple(file_of(features, shard.sha256) for shard in shards) if features else None,
     )
     if start_step >= plan.steps:
         return iter(())

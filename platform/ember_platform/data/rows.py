@@ -53,16 +53,19 @@ class Rows(Sequence[Record]):
             for start in range(0, shard.num_rows, 64):
                 yield from map(Record.from_row, shard.slice(start, 64).to_pylist())
 
-    def take(self, indices: Sequence[int] | np.ndarray) -> list[Record]:
-        """The records at some indices, in their order (an index may come twice)."""
+    def take(self, indices: Sequence[int] | np.ndarray, pictures: bool = True) -> list[Record]:
+        """The records at some indices, in their order (an index may come twice); `image` is None without `pictures`."""
         wanted = np.asarray(indices, dtype=np.int64)
         owners = np.searchsorted(self._starts, wanted, side="right") - 1
         records: list[Record | None] = [None] * len(wanted)
         for owner in np.unique(owners):
             places = np.flatnonzero(owners == owner)
-            rows = self._shards[owner].take(pa.array(wanted[places] - self._starts[owner])).to_pylist()
+            shard = self._shards[owner]
+            if not pictures:
+                shard = shard.select([name for name in shard.schema.names if name != "image"])
+            rows = shard.take(pa.array(wanted[places] - self._starts[owner])).to_pylist()
             for place, row in zip(places, rows, strict=True):
-                records[place] = Record.from_row(row)
+                records[place] = Record.from_row(row if pictures else {**row, "image": None})
         return [record for record in records if record is not None]
 
     def texts(self) -> Iterator[Record]:

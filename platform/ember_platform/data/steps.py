@@ -10,9 +10,12 @@ from typing import Any
 import numpy as np
 
 from ember_platform.config import RunConfig
+from ember_platform.data.feature_rows import FeatureRows
 from ember_platform.data.manifest import DataError, Manifest
 from ember_platform.data.order import Plan, share_edges
 from ember_platform.data.rows import Rows
+from embervlm.data.images import EncodedImage
+from embervlm.data.schema import Record
 
 
 @dataclass(frozen=True)
@@ -70,7 +73,10 @@ def plan_of(config: RunConfig, stage: Any, phase: str, manifest: Manifest) -> Pl
 
 @dataclass(frozen=True)
 class StepMaker:
-    """Makes one worker's part of any step. It holds everything that this needs, and goes to the data tasks."""
+    """Makes one worker's part of any step. It holds everything that this needs, and goes to the data tasks.
+
+    `features` are the files of a cache, one per shard in their order, where the encoder has seen the pictures already.
+    """
 
     plan: Plan
     paths: tuple[str, ...]
@@ -79,6 +85,7 @@ class StepMaker:
     rank: int
     world_size: int
     micro_batches: int
+    features: tuple[str, ...] | None = None
 
     def info(self, step: int) -> StepInfo:
         """The place of a step and this worker's share of it.
@@ -113,9 +120,22 @@ class StepMaker:
         seed = int.from_bytes(hashlib.sha256(f"{self.plan.seed}/{self.plan.salt}/{step}".encode()).digest()[:4], "big")
         mine = info.shares[self.rank * self.micro_batches : (self.rank + 1) * self.micro_batches]
         ends = np.cumsum(mine)
-        rows = _rows(self.paths)
         parts = [info.indices[end - size : end] for size, end in zip(mine, ends, strict=True)]
-        return info, [self.stage.collate(self.processor, rows.take(part), seed) for part in parts]
+        return info, [self.stage.collate(self.processor, self.records(part), seed) for part in parts]
+
+    def records(self, indices: tuple[int, ...]) -> list[Record]:
+        """The records at some places, their pictures as they are or as the encoder saw them."""
+        if self.features is None:
+            return _rows(self.paths).take(indices)
+        records = _rows(self.paths).take(indices, pictures=False)
+        for record, bits in zip(records, _features(self.features).take(indices), strict=True):
+            record.image = None if bits is None else EncodedImage(bits)  # type: ignore[assignment]
+        return records
+
+
+@functools.lru_cache(maxsize=8)
+def _features(paths: tuple[str, ...]) -> FeatureRows:
+    return FeatureRows(paths)
 
 
 @functools.lru_cache(maxsize=8)

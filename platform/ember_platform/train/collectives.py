@@ -58,9 +58,24 @@ def _device() -> torch.device:
     return torch.device("cuda" if dist.get_backend() == "nccl" else "cpu")
 
 
-def gather_rows(rows: Tensor) -> Tensor:
+class _GatherRows:
     """(n, …) on each rank → (sum of n, …) on all, in rank order, differentiable. Ranks may have different n."""
-    return torch.as_tensor(_Gather.apply(rows))
+
+    @property
+    def place(self) -> int:
+        """This worker's number among those that exchange."""
+        return rank()
+
+    @property
+    def parts(self) -> int:
+        """How many exchange."""
+        return world_size()
+
+    def __call__(self, rows: Tensor) -> Tensor:
+        return torch.as_tensor(_Gather.apply(rows))
+
+
+gather_rows = _GatherRows()
 
 
 def mean_over_ranks(values: dict[str, float]) -> dict[str, float]:

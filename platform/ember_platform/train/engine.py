@@ -10,26 +10,27 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from ember_platform.train import collectives
+from ember_platform.train import collectives, engine_state, shares
 from ember_platform.train.optimizer import make_optimizer
 
-_TAG = "engine"
-Gather = Callable[[Tensor], Tensor]
+if TYPE_CHECKING:
+    from embervlm.stages.base import Gather
 
 
 @dataclass(frozen=True)
 class EngineSettings:
     """What the engine needs of a stage's configuration.
 
-    `micro_batch` is the samples of one forward pass of one worker; `precision` is bf16 or fp32, resolved.
+    `micro_batch` is the samples of one forward pass of one worker, `accumulation` the backward passes of one step on
+    one worker; `precision` is bf16 or fp32, resolved.
     """
 
     micro_batch: int
@@ -50,10 +51,15 @@ class _Autocast(nn.Module):
         self._device = device.type
         self._enabled = enabled
 
-    def forward(self, batch: dict[str, Any], progress: float, gather: Gather | None) -> dict[str, Tensor]:
-        with autocast(self._device, self._enabled):
-            losses: dict[str, Tensor] = self.module(batch, progress, gather)
-        return losses
+    def forward(
+        self, batches: Sequence[shares.Batch], progress: float, gather: Gather | None, begin: Callable[[int], None]
+    ) -> list[shares.Losses]:
+        def one(batch: shares.Batch, gather: Gather | None) -> shares.Losses:
+            with autocast(self._device, self._enabled):
+                losses: shares.Losses = self.module(batch, progress, gather)
+            return losses
+
+        return shares.run(one, batches, gather, begin)
 
 
 def autocast(device: str, enabled: bool) -> contextlib.AbstractContextManager[Any]:
@@ -98,6 +104,8 @@ class Engine:
         deepspeed = _deepspeed(device)
         self.settings = settings
         self.device = device
+        self._module = module
+        self._known = [frozenset(vars(parameter)) for parameter in module.parameters()]
         self._parameters = [p for p in module.parameters() if p.requires_grad]
         if not self._parameters:
             raise ValueError("no parameter of this stage trains; its `prepare` froze everything")
@@ -111,50 +119,60 @@ class Engine:
                 optimizer=optimizer,
                 config=deepspeed_config(settings, trainable),
             )
+        self._passes = 0  # backward passes of the step under way
         self._gather: Gather | None = collectives.gather_rows if collectives.world_size() > 1 else None
 
-    def forward(self, batch: dict[str, Any], progress: float) -> dict[str, Tensor]:
-        """Losses of one micro-batch (CPU tensors are moved to the device)."""
-        moved = {k: v.to(self.device, non_blocking=True) if isinstance(v, Tensor) else v for k, v in batch.items()}
-        losses: dict[str, Tensor] = self._engine(moved, progress, self._gather)
+    def forward(
+        self, batches: Sequence[shares.Batch], progress: float, begin: Callable[[int], None]
+    ) -> list[shares.Losses]:
+        """Losses of micro-batches that run together (CPU tensors are moved to the device).
+
+        `begin` is called with a micro-batch's number, here, right before it runs.
+        """
+        moved = [
+            {k: v.to(self.device, non_blocking=True) if isinstance(v, Tensor) else v for k, v in batch.items()}
+            for batch in batches
+        ]
+        # Its own count of passes goes on at `step`, which comes after all of them: then no backward would exchange.
+        self._engine.set_gradient_accumulation_boundary(self._passes + 1 == self.settings.accumulation)
+        losses: list[shares.Losses] = self._engine(moved, progress, self._gather, begin)
         return losses
 
     def backward(self, loss: Tensor) -> None:
-        """Add the gradients of one micro-batch; the last one of a step also averages them over the ranks."""
+        """Add the gradients of what ran together; the last of a step also averages them over the ranks."""
         self._engine.backward(loss)
+        self._passes += 1
 
     def step(self, learning_rate: float) -> float:
-        """After every micro-batch's backward; at the last of a step it updates the weights.
+        """After every backward of a step: update the weights.
 
         Returns:
-            The gradient norm before clipping; 0 where the step is not complete.
+            The gradient norm before clipping.
         """
-        complete = self._engine.is_gradient_accumulation_boundary()
+        for group in self._engine.optimizer.param_groups:
+            group["lr"] = learning_rate
         norm = 0.0
-        if complete:
-            for group in self._engine.optimizer.param_groups:
-                group["lr"] = learning_rate
-            if not self.settings.zero_stage:
-                norm = float(nn.utils.clip_grad_norm_(self._parameters, self.settings.clip or float("inf")))
+        if not self.settings.zero_stage:
+            norm = float(nn.utils.clip_grad_norm_(self._parameters, self.settings.clip or float("inf")))
         self._engine.step()
-        if complete and self.settings.zero_stage:
+        self._passes = 0
+        if self.settings.zero_stage:
             norm = float(self._engine.get_global_grad_norm() or 0.0)
         return norm
 
-    def save(self, folder: Path) -> None:
-        """Write weights and optimizer below `folder`. Every rank calls it and writes its own part."""
-        state = {"universal_checkpoint_info": {"universal_checkpoint_version": 0.2}}
-        self._engine.save_checkpoint(str(folder), tag=_TAG, client_state=state, save_latest=False)
+    def snapshot(self) -> Callable[[Path], None]:
+        """Copy this rank's share of weights and optimizer; what is returned writes the copy into a folder."""
+        copy = engine_state.snapshot(self._module, self._engine.optimizer, self.settings.zero_stage)
+        name = engine_state.file_name(collectives.rank(), collectives.world_size())
+        return lambda folder: copy.write(folder / name)
 
     def load(self, folder: Path) -> None:
-        """Take weights and optimizer from what `save` wrote (only ever a checkpoint of our own: it is a pickle).
+        """Take weights and optimizer from a checkpoint, whatever number of workers and ZeRO stage wrote it.
 
         Raises:
-            FileNotFoundError: there is no such checkpoint.
+            CheckpointError: it is not of this model.
         """
-        where, _ = self._engine.load_checkpoint(str(folder), tag=_TAG, load_lr_scheduler_states=False)
-        if where is None:
-            raise FileNotFoundError(f"{folder}: no engine state of {collectives.world_size()} worker(s) there")
+        engine_state.restore(folder, self._module, self._engine.optimizer, self.settings.zero_stage)
 
     @contextlib.contextmanager
     def whole(self) -> Iterator[None]:
@@ -168,11 +186,25 @@ class Engine:
             yield
 
     def close(self) -> None:
-        """Take DeepSpeed's hooks off the module, so that another engine can be built on it.
+        """Take DeepSpeed off the module, so that another engine can be built on it.
 
-        With ZeRO-3 the parameters are made whole first and stay so.
+        With ZeRO-3 its parameters are whole again afterwards, and parameters like any other.
         """
+        if self.settings.zero_stage < 3:
+            self._engine.destroy()
+            return
+        parameters = list(self._module.parameters())
+        with self.whole():
+            values = [parameter.detach().clone() for parameter in parameters]
         self._engine.destroy()
+        for part in self._engine.module.modules():
+            if "_original_parameters" in vars(part):
+                part._parameters = part._original_parameters
+                del part._original_parameters
+        for parameter, value, known in zip(parameters, values, self._known, strict=True):
+            for name in vars(parameter).keys() - known:
+                delattr(parameter, name)
+            parameter.data = value
 
 
 @contextlib.contextmanager

@@ -59,6 +59,20 @@ def publish(local: Path, path: str) -> None:
         raise storage.StorageError(f"{path}: cannot be written: {error}") from error
 
 
+def remove(path: str) -> None:
+    """Remove a folder and everything in it; nothing happens where there is none.
+
+    Raises:
+        StorageError: it is there and cannot be removed.
+    """
+    filesystem, inside = storage.resolve(path)
+    try:
+        if filesystem.get_file_info(inside).type == fs.FileType.Directory:
+            filesystem.delete_dir(inside)
+    except OSError as error:
+        raise storage.StorageError(f"{path}: cannot be removed: {error}") from error
+
+
 def move_aside(path: str, name: str) -> None:
     """Rename a folder within its parent (on object storage: copy, then delete)."""
     filesystem, inside = storage.resolve(path)

@@ -1,6 +1,6 @@
 """The training loop: one for every stage and phase. Order and hooks only.
 
-    batch → forward → backward → step → record, and now and then: validate → checkpoint → report
+    batch → forward → backward → agree → step → record, and now and then: validate → checkpoint → report
 
 It knows neither Ray nor DeepSpeed: batches, engine and report are handed to it, so it runs in process as it runs in a
 worker. Every rank runs it in step with the others.
@@ -8,8 +8,8 @@ worker. Every rank runs it in step with the others.
 
 from __future__ import annotations
 
+import functools
 import math
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -22,23 +22,25 @@ from ember_platform.config import StageConfig
 from ember_platform.data.steps import StepInfo
 from ember_platform.train import checkpoint as ck
 from ember_platform.train import collectives
+from ember_platform.train.faults import TrainingError, told, transient
+from ember_platform.train.saving import Saver
 from ember_platform.train.schedule import learning_rate, seed_step
+
+__all__ = ["Backend", "Job", "PhasePlan", "TrainingError", "train"]
 
 Row = dict[str, Any]
 Observer = Callable[[StepInfo, Row], None]
 
 
-class TrainingError(RuntimeError):
-    """Training that cannot go on and would fail again: not retried. The message names step and records."""
-
-
 class Backend(Protocol):
     """What the loop needs of an engine (`ember_platform.train.engine.Engine`)."""
 
-    def forward(self, batch: dict[str, Any], progress: float) -> dict[str, Tensor]: ...
+    def forward(
+        self, batches: Sequence[dict[str, Any]], progress: float, begin: Callable[[int], None]
+    ) -> list[dict[str, Tensor]]: ...
     def backward(self, loss: Tensor) -> None: ...
     def step(self, learning_rate: float) -> float: ...
-    def save(self, folder: Path) -> None: ...
+    def snapshot(self) -> Callable[[Path], None]: ...
     def load(self, folder: Path) -> None: ...
     def close(self) -> None: ...
 
@@ -57,6 +59,7 @@ class Job:
 
     Attributes:
         number, digest, seed: of the stage and its run.
+        folder: the stage's; its checkpoints go there.
         settings: the stage's configuration.
         phases: what to do, in order.
         batches: (phase index, first step) → the remaining steps, each with its place and its micro-batches.
@@ -65,16 +68,20 @@ class Job:
         prepare: phase index → sets what trains and what is frozen.
         validate: → validation metrics (rank 0 computes, all return the same).
         metric, mode: the metric that chooses the best, and "max" or "min".
-        save_model: writes the model folder; called on every rank.
-        report: (metrics, checkpoint folder or None, its name) → hands both over; called on every rank.
+        snapshot_model: copies the model as it is, and returns what writes the copy to a folder; called on every rank,
+            what it returns on rank 0 only.
+        together: phase index → how many of a worker's micro-batches run together, because they exchange rows.
+        report: (metrics, path of a complete checkpoint or None, its name) → hands both over; called on every rank.
         observers: called on every rank after each step with the position and that step's row as this rank knows it.
         log: takes a history row every `log_every` steps and at each validation (rank 0).
         say: prints a line of progress (rank 0).
+        patience: seconds that a checkpoint is tried again where storage refuses it.
     """
 
     number: int
     digest: str
     seed: int
+    folder: str
     settings: StageConfig
     phases: list[PhasePlan]
     batches: Callable[[int, int], Iterator[tuple[StepInfo, list[dict[str, Any]]]]]
@@ -84,11 +91,21 @@ class Job:
     validate: Callable[[], dict[str, float]]
     metric: str
     mode: str
-    save_model: Callable[[Path], None]
-    report: Callable[[dict[str, float], Path | None, str], None]
+    snapshot_model: Callable[[], Callable[[Path], None]]
+    report: Callable[[dict[str, float], str | None, str], None]
     observers: list[Observer] = field(default_factory=list)
     log: Callable[[Row], None] = lambda row: None
     say: Callable[[str], None] = print
+    together: Callable[[int], int] = lambda phase: 1
+    patience: float = 300.0
+
+
+@dataclass
+class _Log:
+    """What a checkpoint keeps of the steps so far: a row of figures each, and the samples that it trained on."""
+
+    history: list[Row] = field(default_factory=list)
+    samples: list[Row] = field(default_factory=list)
 
 
 def train(job: Job, resume: Path | None = None) -> tuple[ck.RunState, list[Row]]:
@@ -98,37 +115,49 @@ def train(job: Job, resume: Path | None = None) -> tuple[ck.RunState, list[Row]]
         The state at the end and the history, a row per step.
 
     Raises:
-        TrainingError: the loss is not a number.
+        TrainingError: it would fail again: the loss is not a number, code or data are wrong, storage refuses.
         CheckpointError: the checkpoint is damaged or belongs to another run.
     """
-    state = ck.RunState(job.number, job.digest, collectives.world_size())
-    history: list[Row] = []
+    state, log = ck.RunState(job.number, job.digest, collectives.world_size()), _Log()
     if resume is not None:
-        state, history = ck.read_state(resume, job.digest)
+        state, *kept = ck.read_state(resume, job.digest)
+        log = _Log(*kept)
         state.world_size = collectives.world_size()
-    for phase in range(state.phase, len(job.phases)):
-        if phase > state.phase:
-            state.begin_phase(phase)
-        if not (state.phase_over and phase == len(job.phases) - 1):
-            _Phase(job, phase, state, history).run(resume)
-        resume = None
-    return state, history
+    saver = Saver(job.folder, job.settings.keep, job.patience, job.report, job.say)
+    try:
+        for phase in range(state.phase, len(job.phases)):
+            if phase > state.phase:
+                state.begin_phase(phase)
+            if not (state.phase_over and phase == len(job.phases) - 1):
+                _Phase(job, phase, state, log, saver).run(resume)
+            resume = None
+    except Exception as error:
+        if isinstance(error, TrainingError | ck.CheckpointError) or transient(error):
+            raise
+        raise TrainingError(
+            f"stage {job.number}, phase {job.phases[state.phase].name}, step {state.step + 1}, rank "
+            f"{collectives.rank()}: {told(error)}. It would fail again, so it is not tried again"
+        ) from error
+    finally:
+        saver.close()
+    return state, log.history
 
 
 class _Phase:
     """One phase of a stage, from the state's step to its end."""
 
-    def __init__(self, job: Job, phase: int, state: ck.RunState, history: list[Row]) -> None:
-        self.job, self.phase, self.state, self.history = job, phase, state, history
+    def __init__(self, job: Job, phase: int, state: ck.RunState, log: _Log, saver: Saver) -> None:
+        self.job, self.phase, self.state, self.saver = job, phase, state, saver
+        self.history, self.samples = log.history, log.samples
         self.plan = job.phases[phase]
-        self.pending: list[Row] = []
+        self.pending: list[tuple[Row, tuple[int, ...]]] = []
         job.prepare(phase)
         self.engine = job.engine(phase)
 
     def run(self, resume: Path | None) -> None:
         """Every remaining step."""
         if resume is not None:
-            self.engine.load(resume / ck.ENGINE)
+            self.engine.load(resume)
         if not self.state.phase_over:
             started = time.perf_counter()
             for info, micro_batches in self.job.batches(self.phase, self.state.step):
@@ -145,16 +174,20 @@ class _Phase:
 
     def step(self, info: StepInfo, micro_batches: list[dict[str, Any]]) -> Row:
         """One optimizer step. Weights change only where every rank's loss is a number."""
-        job, step = self.job, self.state.step
-        seed_step(job.seed, job.number, self.phase, step, collectives.rank())
+        job, step, count = self.job, self.state.step, len(micro_batches)
         progress = step / max(1, self.plan.steps - 1)
+        weights = self.weights(info, count)
         sums: dict[str, float] = {}
-        for batch, weight in zip(micro_batches, self.weights(info, len(micro_batches)), strict=True):
-            losses = self.engine.forward(batch, progress)
-            for name, value in losses.items():
-                sums[name] = sums.get(name, 0.0) + float(value.detach()) / len(micro_batches)
-            self.engine.backward(losses["loss"] * weight)
-        self.check_finite(info, sums["loss"])
+        passes = self.passes(count)
+        for numbers in passes:
+            begin = functools.partial(self.draw, step, [collectives.rank() * count + n for n in numbers])
+            losses = self.engine.forward([micro_batches[n] for n in numbers], progress, begin)
+            for name in dict.fromkeys(name for part in losses for name in part):
+                found = [float(part[name].detach()) for part in losses if name in part]
+                sums[name] = sums.get(name, 0.0) + sum(found) / len(found) / len(passes)
+            weighted = [part["loss"] * weights[n] for n, part in zip(numbers, losses, strict=True)]
+            self.engine.backward(sum(weighted[1:], weighted[0]) / len(weighted))
+        self.agree(info, sums["loss"])
         rate = learning_rate(
             step,
             self.plan.steps,
@@ -162,12 +195,21 @@ class _Phase:
             job.settings.warmup_ratio,
             job.settings.min_lr_ratio,
         )
-        norms = [self.engine.step(rate) for _ in micro_batches]
+        norm = self.engine.step(rate)
         self.state.step += 1
         self.state.total_step += 1
         self.state.samples += info.samples
         place = {"step": self.state.total_step, "phase": self.phase, "phase_step": self.state.step}
-        return place | {"epoch": info.epoch, "lr": rate, "samples": info.samples, "grad_norm": norms[-1], **sums}
+        return place | {"epoch": info.epoch, "lr": rate, "samples": info.samples, "grad_norm": norm, **sums}
+
+    def passes(self, count: int) -> list[list[int]]:
+        """Which micro-batches have a forward and a backward pass together, by their numbers."""
+        number = count // self.job.together(self.phase)
+        return [list(range(first, count, number)) for first in range(number)]
+
+    def draw(self, step: int, places: list[int], number: int) -> None:
+        """Set the random numbers of a micro-batch: those of its place in the global batch, whoever runs it."""
+        seed_step(self.job.seed, self.job.number, self.phase, step, places[number])
 
     def weights(self, info: StepInfo, count: int) -> list[float]:
         """What makes the mean over micro-batches and ranks the mean over samples, where the batch does not divide."""
@@ -175,10 +217,15 @@ class _Phase:
         even = info.samples / len(info.shares)
         return [size / even for size in info.shares[first : first + count]]
 
-    def check_finite(self, info: StepInfo, loss: float) -> None:
-        """Stop all ranks where the loss of any is not a number, before it reaches the weights."""
-        bad = collectives.mean_over_ranks({"bad": float(not math.isfinite(loss))})["bad"]
-        if bad:
+    def agree(self, info: StepInfo, loss: float) -> None:
+        """The one exchange of a step: is every rank's loss a number, and is the checkpoint under way stored?
+
+        All ranks stop where the loss of any is not a number, before it reaches the weights.
+        """
+        flags = collectives.mean_over_ranks({"bad": float(not math.isfinite(loss)), **self.saver.flags()})
+        self.saver.take(flags)
+        if flags["bad"]:
+            self.saver.settle()
             found = [f"rank {r}: {value}" for r, value in enumerate(collectives.all_objects(loss))]
             mine = [] if math.isfinite(loss) else self.job.ids(info.indices)
             ids = [i for part in collectives.all_objects(mine) for i in part]
@@ -190,7 +237,7 @@ class _Phase:
 
     def record(self, info: StepInfo, row: Row) -> None:
         """Keep the row; every `log_every` steps the ranks' losses are averaged and a line is printed."""
-        self.pending.append(row)
+        self.pending.append((row, info.indices))
         for observer in self.job.observers:
             observer(info, row)
         if self.state.step % self.job.settings.log_every == 0:
@@ -200,12 +247,15 @@ class _Phase:
     def flush(self) -> None:
         """Move pending rows to the history, their losses averaged over the ranks that have them."""
         ranks = collectives.all_objects(self.pending)
-        for rows in zip(*ranks, strict=True):
+        for parts in zip(*ranks, strict=True):
+            rows = [row for row, _ in parts]
             merged = dict(rows[0])
             for name in dict.fromkeys(name for row in rows for name in row if isinstance(row[name], float)):
                 values = [row[name] for row in rows if name in row]
                 merged[name] = sum(values) / len(values)
             self.history.append(merged)
+            place = {name: merged[name] for name in ("phase", "phase_step", "epoch")}
+            self.samples.append(place | {"indices": [i for _, indices in parts for i in indices]})
         self.pending = []
 
     def after_step(self, info: StepInfo) -> None:
@@ -227,9 +277,12 @@ class _Phase:
         state.phase_over = last or stop
         state.finished = state.phase_over and self.phase == len(self.job.phases) - 1
         if improved or state.phase_over or to_save:
-            self.checkpoint(metrics, improved)
+            self.checkpoint(metrics)
         else:
-            self.job.report(self.report_metrics(metrics, improved), None, state.name)
+            self.saver.settle()  # reports come in the order of the steps
+            self.job.report(self.report_metrics(metrics), None, state.name)
+        if state.phase_over:
+            self.saver.settle()
         if metrics:
             self.tell()
 
@@ -252,26 +305,28 @@ class _Phase:
         state.stale = 0 if gain > least else state.stale + 1
         if gain <= 0 or math.isnan(value):
             return False
-        state.improvements += 1
         state.best = ck.Best(value, state.step, state.name, metrics)
         return True
 
-    def report_metrics(self, metrics: dict[str, float], improved: bool) -> dict[str, float]:
-        """What goes to Ray: the validation, and the order by which checkpoints are kept (the best outranks all)."""
+    def report_metrics(self, metrics: dict[str, float]) -> dict[str, float]:
+        """What goes to Ray: the validation, and where the run is."""
         state = self.state
-        order = 1e9 + state.improvements if improved else float(state.total_step)
-        loss = self.history[-1]["loss"]
-        return {**metrics, "step": state.total_step, "phase": self.phase, "loss": loss, "keep_order": order}
+        return {**metrics, "step": state.total_step, "phase": self.phase, "loss": self.history[-1]["loss"]}
 
-    def checkpoint(self, metrics: dict[str, float], improved: bool) -> None:
-        """Write a checkpoint beside the run and hand it over; it is part of the run once that returned."""
-        with tempfile.TemporaryDirectory(prefix="embervlm-checkpoint-") as temporary:
-            folder = Path(temporary)
-            self.engine.save(folder / ck.ENGINE)
-            self.job.save_model(folder / ck.MODEL)
+    def checkpoint(self, metrics: dict[str, float]) -> None:
+        """Copy everything as it is now and have it written while training goes on."""
+        self.saver.settle()  # one at a time: two copies would not fit where one does
+        model = self.job.snapshot_model()  # first: it makes what differs between ranks (batch statistics) the same
+        engine = self.engine.snapshot()
+        state, history, samples = self.state.to_json(), list(self.history), list(self.samples)
+
+        def write(folder: Path) -> None:
+            engine(folder)
             if collectives.rank() == 0:
-                ck.write_state(folder, self.state, self.history)
-            self.job.report(self.report_metrics(metrics, improved), folder, self.state.name)
+                model(folder / ck.MODEL)
+                ck.write_state(folder, state, history, samples)
+
+        self.saver.save(self.state.name, self.report_metrics(metrics), write)
 
     def check_complete(self) -> None:
         """The data ended where the plan ends."""

@@ -13,8 +13,8 @@ from ember_platform.config import ConfigError
 from ember_platform.data.manifest import DataError
 from ember_platform.storage import StorageError
 from ember_platform.train import flags, folders
+from ember_platform.train.faults import TrainingError
 from ember_platform.train.folds import check_folds, fold_config, run_folds, table
-from ember_platform.train.loop import TrainingError
 from ember_platform.train.pipeline import closing_lines, run_pipeline
 from ember_platform.train.plan import PlanError, first_model, plan_lines, wanted_stages
 from ember_platform.train.stage_run import last_checkpoint

@@ -96,8 +96,10 @@ class _Pipeline:
         self.config, self.manifest, self.say, self.observers = config, manifest, say, observers
         self.registers = registers
         self.data_dir = manifest.dir
-        resources = {"num_cpus": 0.1, "num_gpus": 0.1 if config.cluster.use_gpu else 0}
-        self.desk: Any = ray.remote(ModelDesk).options(**resources).remote(config, self.data_dir)
+        # What it does can be done again, so it outlives its node.
+        options = {"num_cpus": 0.1, "num_gpus": 0.1 if config.cluster.use_gpu else 0}
+        options |= {"max_restarts": -1, "max_task_retries": 3}
+        self.desk: Any = ray.remote(ModelDesk).options(**options).remote(config, self.data_dir)
         self.tracker = Tracker(config)
         self.tracking_run = self.tracker.start_pipeline({"data_digest": manifest.digest})
         self.versions: dict[int, int] = {}

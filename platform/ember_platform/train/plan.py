@@ -13,7 +13,7 @@ from ember_platform.config import RunConfig
 from ember_platform.data.manifest import FILE, DataError, Manifest, stage_folder
 from ember_platform.data.order import steps_per_epoch
 from ember_platform.train import folders
-from ember_platform.train.checkpoint import MODEL, STATE
+from ember_platform.train.checkpoint import MODEL, RECORD, STATE
 
 STAGES = (0, 1, 2, 3, 4)
 _MIB = 2**20
@@ -101,7 +101,7 @@ def first_model(config: RunConfig, numbers: list[int], resume_from: str | None) 
 
 def _resume(path: str, first: int) -> Start:
     """What a user's `--resume_from` means: a checkpoint of this stage, one of an earlier stage, or a model folder."""
-    if storage.exists(storage.join(path, STATE)):
+    if storage.exists(storage.join(path, RECORD)):
         state = folders.read_json(storage.join(path, STATE)) or {}
         stage = state.get("stage")
         if stage == first:
@@ -111,7 +111,7 @@ def _resume(path: str, first: int) -> Start:
         raise PlanError(f"--resume_from {path}: a checkpoint of stage {stage}, and the first stage to run is {first}")
     if storage.exists(storage.join(path, "config.json")):
         return Start(path)
-    raise PlanError(f"--resume_from {path}: neither a checkpoint (no {STATE}) nor a model folder (no config.json)")
+    raise PlanError(f"--resume_from {path}: neither a checkpoint (no {RECORD}) nor a model folder (no config.json)")
 
 
 def check(config: RunConfig, numbers: list[int]) -> None:
@@ -124,18 +124,18 @@ def check(config: RunConfig, numbers: list[int]) -> None:
 
     cluster = config.cluster
     have = ray.cluster_resources()
-    # Ray Data reads with tasks of one whole CPU; where none is left beside the workers, they wait for ever.
-    beside = float(cluster.num_workers) if config.data.loader == "ray_data" else 0.5
-    wanted = cluster.num_workers * cluster.cpus_per_worker + beside
+    least = cluster.min_workers or cluster.num_workers
+    wanted = _cpus(config, least)
     if wanted > have.get("CPU", 0):
+        beside = wanted - least * cluster.cpus_per_worker
         raise PlanError(
-            f"cluster.num_workers: {cluster.num_workers} workers of {cluster.cpus_per_worker:g} CPUs and {beside:g} "
+            f"cluster.num_workers: {least} workers of {cluster.cpus_per_worker:g} CPUs and {beside:g} "
             f"for their data need {wanted:g} logical CPUs, and the cluster has {have.get('CPU', 0):g}; use fewer, "
             "data.loader=actor, or start the cluster with more logical CPUs (`ray start --num-cpus`)"
         )
-    if cluster.use_gpu and have.get("GPU", 0) < cluster.num_workers:
+    if cluster.use_gpu and have.get("GPU", 0) < least:
         raise PlanError(
-            f"cluster.num_workers: {cluster.num_workers} workers with a GPU each, and the cluster has "
+            f"cluster.num_workers: {least} workers with a GPU each, and the cluster has "
             f"{have.get('GPU', 0):g}; use fewer workers or cluster.use_gpu=false"
         )
     if 2 in numbers and config.teacher.model:
@@ -151,6 +151,35 @@ def check_teacher(folder: str) -> None:
     """
     if not storage.exists(storage.join(folder, "config.json")):
         raise PlanError(f"teacher.model: {folder} is no EmberVLM folder (no config.json)")
+
+
+def _cpus(config: RunConfig, workers: int) -> float:
+    """Logical CPUs that so many workers and their data need."""
+    # Ray Data reads with tasks of one whole CPU; where none is left beside the workers, they wait for ever.
+    beside = float(workers) if config.data.loader == "ray_data" else 0.5
+    return workers * config.cluster.cpus_per_worker + beside
+
+
+def fitting_workers(config: RunConfig, stage: int) -> int:
+    """Workers of a stage that the running cluster has room for, from `cluster.num_workers` down to `min_workers`.
+
+    Only numbers that the batch divides by; the least of them where there is room for none (Ray then waits for it).
+    """
+    cluster = config.cluster
+    if cluster.min_workers is None:
+        return cluster.num_workers
+    import ray
+
+    settings, have = config.stage(stage), ray.cluster_resources()
+    counts = [
+        count
+        for count in range(cluster.num_workers, cluster.min_workers - 1, -1)
+        if settings.batch_size % (count * settings.gradient_accumulation) == 0
+    ]
+    for count in counts:
+        if _cpus(config, count) <= have.get("CPU", 0) and count * cluster.use_gpu <= have.get("GPU", 0):
+            return count
+    return counts[-1]
 
 
 def check_precision(config: RunConfig, numbers: list[int]) -> None:

@@ -27,18 +27,21 @@ def learning_rate(step: int, total: int, peak: float, warmup_ratio: float, min_r
     return peak * (min_ratio + (1 - min_ratio) * 0.5 * (1 + math.cos(math.pi * done)))
 
 
-def step_seed(seed: int, stage: int, phase: int, step: int, rank: int) -> int:
-    """A 63-bit seed for everything random in one step of one worker (dropout, scheduled sampling)."""
-    text = f"{seed}/{stage}/{phase}/{step}/{rank}".encode()
+def step_seed(seed: int, stage: int, phase: int, step: int, place: int) -> int:
+    """A 63-bit seed for everything random in one micro-batch of a step (dropout, scheduled sampling).
+
+    `place` is the micro-batch's in the global batch, so that it does not matter which worker runs it.
+    """
+    text = f"{seed}/{stage}/{phase}/{step}/{place}".encode()
     return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big") >> 1
 
 
-def seed_step(seed: int, stage: int, phase: int, step: int, rank: int) -> None:
-    """Set the generators of torch (all devices), numpy and Python for one step."""
+def seed_step(seed: int, stage: int, phase: int, step: int, place: int) -> None:
+    """Set the generators of torch (all devices), numpy and Python for one micro-batch of a step."""
     import numpy as np
     import torch
 
-    value = step_seed(seed, stage, phase, step, rank)
+    value = step_seed(seed, stage, phase, step, place)
     torch.manual_seed(value)
     random.seed(value)
     np.random.seed(value % 2**32)  # noqa: NPY002  libraries that a model is made of draw from the global generator

@@ -9,13 +9,15 @@ import os
 import queue
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ember_platform import storage
 from ember_platform.config import RunConfig
-from ember_platform.train.folders import fetched
+from ember_platform.train.folders import fetched, stage_dir
 
 #: When this process began to import; start-up is measured from there.
 _BORN = time.time()
@@ -26,8 +28,9 @@ class Order:
     """What the driver asks a stage's workers for.
 
     `data_dir` has the manifest, `parent` is the model folder to start from, `resume` a checkpoint of the same stage
-    given by the user (Ray's own latest comes first), `observers` are called after each step on every rank, `sent` is
-    the time of submission.
+    given by the user (one of the run's own comes first), `observers` are called after each step on every rank,
+    `shares` is what the global batch is cut into (`shares`; None: as many as there are workers), `features` the folder
+    with what the frozen encoder saw in the pictures, `sent` the time of submission.
     """
 
     config: RunConfig
@@ -38,6 +41,8 @@ class Order:
     resume: str | None = None
     tracking_run: str | None = None
     observers: list[Callable[..., None]] = field(default_factory=list)
+    shares: int | None = None
+    features: str | None = None
     sent: float = field(default_factory=time.time)
 
 
@@ -51,7 +56,10 @@ def run(order: Order) -> dict[str, Any]:
 
     Returns:
         Of rank 0: `state` (a `RunState` as a mapping), the `phases`' names, `startup` (seconds per part, from
-        submission to the first step); or only `failure`, the message of an error that trying again would not cure.
+        submission to the first step).
+
+    Raises:
+        TrainingError: trying again would not help; the traceback of its cause is in this worker's log.
     """
     clock = _Clock(order.sent)
     # DeepSpeed brings its own compilers and profilers to import; none of that belongs into a step.
@@ -59,20 +67,25 @@ def run(order: Order) -> dict[str, Any]:
     import ray.train
     import torch
 
-    from ember_platform.train.loop import TrainingError
+    from ember_platform.train.faults import TrainingError, told, transient
 
     # The loop prints every checkpoint's metrics itself.
     logging.getLogger("ray.train").setLevel(logging.WARNING)
     context = ray.train.get_context()
     torch.set_num_threads(_threads(order.config, context.get_local_world_size()))
     clock.mark("imports")
-    worker = _Worker(order, context, clock)
     try:
+        worker = _Worker(order, context, clock)
         state = worker.train()
-    except TrainingError as error:
-        return {"failure": str(error)}
-    phases = list(worker.stage.phases)
-    return {"state": asdict(state), "phases": phases, "startup": clock.parts, "failure": None}
+    except TrainingError:
+        traceback.print_exc()
+        raise
+    except Exception as error:
+        if transient(error):
+            raise
+        traceback.print_exc()
+        raise TrainingError(f"stage {order.stage}, rank {context.get_world_rank()}: {told(error)}") from error
+    return {"state": asdict(state), "phases": list(worker.stage.phases), "startup": clock.parts}
 
 
 def _threads(config: RunConfig, local_workers: int) -> int:
@@ -108,7 +121,9 @@ class _Worker:
         self.order, self.clock, self.config = order, clock, order.config
         self.rank, self.world = context.get_world_rank(), context.get_world_size()
         self.local_world = context.get_local_world_size()
+        self.hosted = (order.shares or self.world) // self.world  # shares of the global batch that this worker runs
         self.settings = self.config.stage(order.stage)
+        self.folder = stage_dir(self.config.output_dir, order.stage)
         self.stage = get_stage(order.stage, self.settings.losses)
         device = device_of(self.config)
         self.device = torch.device(device, context.get_local_rank()) if device == "cuda" else torch.device(device)
@@ -127,21 +142,17 @@ class _Worker:
     # ------------------------------------------------------------- the loop's parts
 
     def train(self) -> Any:
-        """Run the loop, from Ray's latest checkpoint, the one that was asked for, or the start."""
-        import ray.train
-
+        """Run the loop: from the run's newest whole checkpoint, the one that was asked for, or the start."""
+        from ember_platform.train import resume
         from ember_platform.train.loop import train
 
-        latest = ray.train.get_checkpoint()
         log = _Log(self.order) if self.rank == 0 else None
         try:
-            if latest is not None:
-                with latest.as_directory() as folder:
-                    return train(self.job(log), Path(folder))[0]
-            if self.order.resume is not None:
-                with fetched(self.order.resume) as local:
-                    return train(self.job(log), local)[0]
-            return train(self.job(log))[0]
+            with contextlib.ExitStack() as stack:
+                found = stack.enter_context(resume.newest(self.folder, self.say))
+                if found is None and self.order.resume is not None:
+                    found = stack.enter_context(resume.given(self.order.resume))
+                return train(self.job(log), found)[0]
         finally:
             if log is not None:
                 log.close()
@@ -156,6 +167,7 @@ class _Worker:
             number=self.stage.number,
             digest=self.order.digest,
             seed=self.config.seed,
+            folder=self.folder,
             settings=self.settings,
             phases=[PhasePlan(name, plan.steps) for name, plan in zip(self.stage.phases, self.plans, strict=True)],
             batches=self.batches,
@@ -165,12 +177,19 @@ class _Worker:
             validate=self.validate,
             metric=self.stage.metric,
             mode=self.stage.mode,
-            save_model=self.save_model,
+            snapshot_model=self.snapshot_model,
             report=self.report,
             observers=[*self.order.observers, self._first_step],
             log=log.put if log is not None else lambda row: None,
-            say=lambda line: print(line, flush=True),
+            say=self.say,
+            together=self.together,
+            patience=self.config.cluster.storage_patience,
         )
+
+    @staticmethod
+    def say(line: str) -> None:
+        """Print a line, now."""
+        print(line, flush=True)
 
     def prepare(self, phase: int) -> None:
         """Set what trains; with ZeRO-3 a frozen encoder is fused while its weights are whole, not in the first step."""
@@ -180,16 +199,21 @@ class _Worker:
             with self.backend.whole() if self.backend is not None else contextlib.nullcontext():
                 vision.inference_copy()
 
+    def together(self, phase: int) -> int:
+        """Shares that have one forward and backward pass, as their loss needs them all."""
+        return self.hosted if self.stage.phases[phase] in self.stage.exchanges else 1
+
     def engine(self, phase: int) -> Any:
         from ember_platform.train.engine import Engine, EngineSettings
 
         settings = self.settings
+        passes = settings.gradient_accumulation * self.hosted // self.together(phase)
         self.clock.mark("before_engine")
         self.backend = Engine(
             self.module,
             EngineSettings(
-                micro_batch=max(1, settings.batch_size // self.world // settings.gradient_accumulation),
-                accumulation=settings.gradient_accumulation,
+                micro_batch=max(1, settings.batch_size // self.world // passes),
+                accumulation=passes,
                 weight_decay=settings.weight_decay,
                 clip=settings.clip,
                 precision=self.precision,
@@ -214,6 +238,8 @@ class _Worker:
             world_size=self.world,
             start_step=start,
             plan=self.plans[phase],
+            micro_batches=self.settings.gradient_accumulation * self.hosted,
+            features=self.order.features if self.stage.phases[phase] not in self.stage.trains_vision else None,
         ):
             if "first_batch" not in self.clock.parts:
                 self.clock.mark("first_batch")
@@ -268,22 +294,40 @@ class _Worker:
             if self.rank == 0:
                 self.whole.load_state_dict(self.module.state_dict())
 
-    def save_model(self, folder: Path) -> None:
-        """A `from_pretrained` folder, written by rank 0."""
+    def snapshot_model(self) -> Callable[[Path], None]:
+        """Copy the model; what is returned writes the copy as a `from_pretrained` folder (rank 0's does)."""
         self._make_whole()
-        if self.rank == 0:
-            self.whole.model.save_pretrained(folder)
-            self.processor.save_pretrained(folder)
+        if self.rank != 0:
+            return lambda folder: None
+        model, processor = self.whole.model, self.processor
+        copies: dict[tuple[int, Any], Any] = {}  # tied weights stay one
+        state = {}
+        for name, value in model.state_dict().items():
+            place = (value.data_ptr() or id(value), value.shape)
+            if place not in copies:
+                copies[place] = value.detach().to("cpu", copy=True)
+            state[name] = copies[place]
 
-    def report(self, metrics: dict[str, float], folder: Path | None, name: str) -> None:
-        """Hand metrics and checkpoint to Ray; with a checkpoint it returns once that is stored."""
+        def write(folder: Path) -> None:
+            model.save_pretrained(folder, state_dict=dict(state))  # it empties the mapping that it is given
+            processor.save_pretrained(folder)
+
+        return write
+
+    def report(self, metrics: dict[str, float], path: str | None, name: str) -> None:
+        """Tell Ray the metrics and, where there is one, the checkpoint that is complete."""
         import ray.train
 
-        if folder is None:
+        if path is None:
             ray.train.report(metrics)
-        else:
-            checkpoint = ray.train.Checkpoint.from_directory(folder)
-            ray.train.report(metrics, checkpoint=checkpoint, checkpoint_dir_name=name)
+            return
+        filesystem, inside = storage.resolve(path)
+        ray.train.report(
+            metrics,
+            checkpoint=ray.train.Checkpoint(inside, filesystem),
+            checkpoint_dir_name=name,
+            checkpoint_upload_mode=ray.train.CheckpointUploadMode.NO_UPLOAD,
+        )
 
 
 class _Log:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ember_platform.config import StageConfig
@@ -16,6 +18,7 @@ from ember_platform.data.steps import StepInfo
 from ember_platform.train import collectives
 from ember_platform.train.engine import Engine, EngineSettings
 from ember_platform.train.loop import Job, PhasePlan
+from embervlm.stages.losses import rows_before
 
 FEATURES = 16  # wide enough for Muon
 
@@ -30,10 +33,16 @@ class Line(nn.Module):
         self.head = nn.Linear(16, 1)
         self.scale = nn.Parameter(torch.tensor(1.0))
         self.dropout = nn.Dropout(0.2)
+        self.exchanges = False
 
     def forward(self, batch: dict[str, Any], progress: float, gather: Any) -> dict[str, Tensor]:
         guess = self.scale * self.head(self.dropout(torch.tanh(self.backbone(batch["x"]))))
         loss = (guess.float() - batch["y"]).square().mean()
+        if self.exchanges:
+            everyone = gather(guess) if gather else guess
+            first = rows_before(gather, guess)
+            assert torch.equal(everyone[first : first + len(guess)], guess)
+            loss = loss + (guess - everyone.mean()).square().mean() + guess.abs().max()  # no mean over samples
         return {"loss": loss, "size": torch.tensor(float(len(batch["x"])))}
 
 
@@ -53,20 +62,25 @@ def settings(**changes: Any) -> StageConfig:
 class Run:
     """Everything around one run of the line, and what it handed over."""
 
-    def __init__(self, folder: Path, config: StageConfig, phases: int = 1, count: int = 40) -> None:
+    def __init__(
+        self, folder: Path, config: StageConfig, phases: int = 1, count: int = 40, shares: int | None = None
+    ) -> None:
         self.folder, self.config, self.count = folder, config, count
         self.model = Line()
+        self.hosted = (shares or collectives.world_size()) // collectives.world_size()
         self.x, self.y = points(count)
         self.reports: list[tuple[dict[str, float], str | None]] = []
         self.lines: list[str] = []
         self.seen: list[tuple[int, ...]] = []
         self.scores: list[float] = []
         self.poison: int | None = None
+        self.ballast: dict[str, Tensor] = {}  # makes the model's folder larger
         plan = self.plan(0)
         self.job = Job(
             number=3,
             digest="d",
             seed=5,
+            folder=str(folder),
             settings=config,
             phases=[PhasePlan(f"phase{i}", plan.steps) for i in range(phases)],
             batches=self.batches,
@@ -76,10 +90,12 @@ class Run:
             validate=self.validate,
             metric="score",
             mode="max",
-            save_model=self.save_model,
+            snapshot_model=self.snapshot_model,
             report=self.report,
             observers=[lambda info, row: self.seen.append(info.indices)],
             say=self.lines.append,
+            together=self.together,
+            patience=0.0,
         )
 
     def plan(self, phase: int) -> Plan:
@@ -96,7 +112,8 @@ class Run:
 
     def batches(self, phase: int, start: int) -> Iterator[tuple[StepInfo, list[dict[str, Any]]]]:
         plan = self.plan(phase)
-        world, rank, parts = collectives.world_size(), collectives.rank(), self.config.gradient_accumulation
+        world, rank = collectives.world_size(), collectives.rank()
+        parts = self.config.gradient_accumulation * self.hosted
         step = 0
         for epoch in range(plan.epochs):
             order = plan.epoch(epoch)
@@ -120,12 +137,15 @@ class Run:
         y = self.y[part] * (float("nan") if step == self.poison else 1.0)
         return {"x": self.x[part], "y": y}
 
+    def together(self, phase: int) -> int:
+        return self.hosted if self.model.exchanges else 1
+
     def engine(self, phase: int) -> Engine:
         config = self.config
-        micro = max(1, config.batch_size // collectives.world_size() // config.gradient_accumulation)
+        passes = config.gradient_accumulation * self.hosted // self.together(phase)
         wanted = EngineSettings(
-            micro_batch=micro,
-            accumulation=config.gradient_accumulation,
+            micro_batch=max(1, config.batch_size // collectives.world_size() // passes),
+            accumulation=passes,
             weight_decay=config.weight_decay,
             clip=config.clip,
             precision=config.precision,
@@ -146,19 +166,18 @@ class Run:
             loss = self.model({"x": self.x, "y": self.y}, 1.0, None)["loss"]
         return {"score": -float(loss)}
 
-    def save_model(self, folder: Path) -> None:
-        if collectives.rank() == 0:
-            folder.mkdir(parents=True)
-            torch.save(self.weights(), folder / "weights.pt")
+    def snapshot_model(self) -> Callable[[Path], None]:
+        return functools.partial(self.write_model, self.weights() | self.ballast)
+
+    def write_model(self, weights: dict[str, Tensor], folder: Path) -> None:
+        folder.mkdir(parents=True)
+        save_file(weights, folder / "weights.safetensors")
 
     def weights(self) -> dict[str, Tensor]:
         return {name: value.detach().clone() for name, value in self.model.state_dict().items()}
 
-    def report(self, metrics: dict[str, float], folder: Path | None, name: str) -> None:
-        self.reports.append((metrics, name if folder else None))
-        if folder is not None:
-            folder.rename(self.folder / name)
-            folder.mkdir()  # the loop removes its temporary folder itself
+    def report(self, metrics: dict[str, float], path: str | None, name: str) -> None:
+        self.reports.append((metrics, name if path else None))
 
 
 def interrupted_at(run: Run, step: int) -> Callable[..., None]:

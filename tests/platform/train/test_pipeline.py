@@ -150,12 +150,13 @@ def test_a_failing_evaluation_loses_nothing_and_is_made_up_for(house: House, tmp
 
 def test_a_folder_is_claimed_by_one_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "stage3"
-    claim(str(folder), "aaaa1111bbbb")
+    claim(str(folder), "aaaa1111bbbb", 2)
     (folder / "checkpoint-0-000002").mkdir()
-    (folder / "checkpoint-0-000002" / "state.json").write_text("{}")
-    claim(str(folder), "aaaa1111bbbb")
+    (folder / "checkpoint-0-000002" / "checkpoint.json").write_text("{}")
+    (folder / "checkpoint-0-000004").mkdir()  # not complete
+    assert claim(str(folder), "aaaa1111bbbb", 1) == 2  # the batch stays cut as the run began
     assert last_checkpoint(str(folder)) == f"{folder}/checkpoint-0-000002"
-    claim(str(folder), "cccc")
+    assert claim(str(folder), "cccc", 1) == 1
     assert "moved to stage3.superseded-aaaa1111" in capsys.readouterr().out
     assert last_checkpoint(str(folder)) is None
     assert (tmp_path / "stage3.superseded-aaaa1111" / "checkpoint-0-000002").is_dir()

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from ember_platform.config import RunConfig, load_config
+from ember_platform.config import ConfigError, RunConfig, load_config
 from ember_platform.data.order import steps_per_epoch
 from ember_platform.train import plan
 from ember_platform.train.flags import parser
@@ -78,6 +78,7 @@ def test_what_resume_from_means(root: Path, tmp_path: Path) -> None:
     saved_model(tmp_path / "stage2" / "final")
     checkpoint = tmp_path / "checkpoint-0-000005"
     checkpoint.mkdir()
+    (checkpoint / "checkpoint.json").write_text('{"files": {}}')
 
     def start(stage: int) -> plan.Start:
         (checkpoint / "state.json").write_text(json.dumps({"stage": stage}))
@@ -123,3 +124,16 @@ def test_dry_run_and_errors_through_the_job(root: Path, tmp_path: Path, capsys: 
     assert main(parser(""), [*arguments, "--stages", "3", *places]) == 2
     assert "error: stage 3 starts from the model of stage 2" in capsys.readouterr().err
     assert main(parser(""), [*arguments, "stages.9.epochs=1", *places]) == 2
+
+
+@pytest.mark.parametrize(("cpus", "found"), [(8.0, 4), (6.4, 4), (4.0, 2), (1.0, 1), (0.0, 1)])
+def test_as_many_workers_as_there_is_room_for(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cpus: float, found: int
+) -> None:
+    monkeypatch.setattr("ray.cluster_resources", lambda: {"CPU": cpus})
+    wanted = ["data.loader=actor", "cluster.num_workers=4", "cluster.cpus_per_worker=1"]
+    settings = config(root, tmp_path, *wanted, "stages.3.batch_size=8", "cluster.min_workers=1")
+    assert plan.fitting_workers(settings, 3) == found  # 3 do not divide the batch
+    assert plan.fitting_workers(config(root, tmp_path, *wanted), 3) == 4
+    with pytest.raises(ConfigError, match=r"cluster\.min_workers"):
+        config(root, tmp_path, *wanted, "cluster.min_workers=5")
