@@ -30,6 +30,9 @@ STAGE = 3
 BATCH, RECORDS, SAVE_EVERY = 8, 48, 2
 STEPS_PER_EPOCH = RECORDS // BATCH
 PATIENCE_S = 1800.0
+#: Moments of writing a checkpoint: half a file is written; all are, but not in their place; they are, and the other
+#: workers do not know; everything is there but the record (which rank 0 writes).
+WRITING = ("half-a-file", "before-its-place", "before-telling", "before-the-record")
 
 
 def tiny_config(output_dir: Path, data_dir: Path, epochs: int, **changes: Any) -> dict[str, Any]:
@@ -37,6 +40,7 @@ def tiny_config(output_dir: Path, data_dir: Path, epochs: int, **changes: Any) -
     text = {"model_type": "qwen3", "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
     text |= {"num_key_value_heads": 1, "head_dim": 16, "intermediate_size": 48, "vocab_size": 1024}
     stage = {"epochs": epochs, "batch_size": BATCH, "learning_rate": 1e-3, "precision": "fp32", "log_every": 1}
+    stage |= {"optimizer": "muon"}  # two optimizers in one: AdamW has what is no hidden matrix
     stage |= {"save_every": SAVE_EVERY, "eval_every": epochs * STEPS_PER_EPOCH}
     return {
         "name": "chaos",
@@ -80,7 +84,10 @@ class Recorder:
 
 @dataclass
 class Killer:
-    """Kills something after a step, once: worker, driver, node, cluster, or controller (Ray Train's own process)."""
+    """Kills something after a step, once: worker, driver, node, cluster, or controller (Ray Train's own process).
+
+    One of `WRITING` kills the worker in the writing of the checkpoint of that step.
+    """
 
     who: str
     step: int
@@ -105,11 +112,37 @@ class Killer:
             kill_trees(os.getppid())  # the raylet that started this worker
         elif self.who == "cluster":
             kill_trees(self.driver, *self.leaders)
+        elif self.who in WRITING:
+            die_in_writing(self.who, self.step)
         else:
             for leader in self.leaders:
                 for process in psutil.Process(leader).children(recursive=True):
                     if "TrainController" in " ".join(process.cmdline()):
                         process.kill()
+
+
+def die_in_writing(moment: str, step: int) -> None:
+    """SIGKILL for this process at a moment of writing the checkpoint of a step, one of `WRITING`."""
+    from ember_platform.train import checkpoint, engine_state, saving
+
+    module, name = {
+        "half-a-file": (engine_state, "save_file"),
+        "before-its-place": (checkpoint, "sums_of"),
+        "before-telling": (saving, "_flush_folder"),
+        "before-the-record": (checkpoint, "commit"),
+    }[moment]
+    function = getattr(module, name)
+
+    def deadly(*given: Any, **more: Any) -> Any:
+        if not any(f"-{step:06d}" in str(value) for value in given if isinstance(value, str | Path)):
+            return function(*given, **more)
+        if moment == "half-a-file":
+            function(*given, **more)
+            os.truncate(given[1], Path(given[1]).stat().st_size // 2)
+        os.kill(os.getpid(), signal.SIGKILL)
+        return None
+
+    setattr(module, name, deadly)
 
 
 def kill_trees(*pids: int) -> None:

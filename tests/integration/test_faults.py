@@ -15,7 +15,17 @@ import psutil
 import pytest
 import torch
 
-from benchmarks.killable import RECORDS, STAGE, STEPS_PER_EPOCH, Cluster, Run, repeated_and_lost, running, tiny_config
+from benchmarks.killable import (
+    RECORDS,
+    STAGE,
+    STEPS_PER_EPOCH,
+    WRITING,
+    Cluster,
+    Run,
+    repeated_and_lost,
+    running,
+    tiny_config,
+)
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1800)]
 
@@ -89,6 +99,22 @@ def test_after_a_killed_driver_the_same_command_goes_on(bench: Bench, step: int)
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("moment", WRITING)
+def test_a_worker_killed_in_writing_a_checkpoint(bench: Bench, moment: str) -> None:
+    """The checkpoint of step 6 is never complete; the run goes on from that of step 4."""
+    run = bench.run()
+    run.kills = [{"who": moment, "step": 6, "rank": 0}]
+    assert run.finish() == 0, run.tail()
+    assert killed(run, moment)
+    log = run.log.read_text()
+    assert log.count("going on from the last checkpoint") == 1
+    trained = [event["step"] for event in run.events() if event["rank"] == 0]
+    assert trained.count(5) == 2
+    assert trained.count(4) == 1
+    bench.compare(run)
+
+
+@pytest.mark.slow
 def test_a_killed_controller_is_replaced(bench: Bench) -> None:
     run = bench.run()
     run.kills = [{"who": "controller", "step": 5}]
@@ -150,12 +176,13 @@ def test_after_the_whole_cluster_was_killed_the_same_command_goes_on(bench: Benc
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("zero_stage", [0, 1, 2, 3])
-def test_the_number_of_workers_may_change_on_the_way(bench: Bench, zero_stage: int) -> None:
+@pytest.mark.parametrize("way", [(0, "muon"), (0, "adamw"), (1, "adamw"), (2, "adamw"), (3, "adamw")])
+def test_the_number_of_workers_may_change_on_the_way(bench: Bench, way: tuple[int, str]) -> None:
     """2 → 1 → 2 workers by the same command with another `cluster.num_workers`."""
-    whole = bench.run(zero_stage=zero_stage)
+    changes = {"zero_stage": way[0], "optimizer": way[1]}
+    whole = bench.run(**changes)
     assert whole.finish() == 0, whole.tail()
-    run = bench.run(zero_stage=zero_stage)
+    run = bench.run(**changes)
     run.kills = [{"who": "driver", "step": 4}, {"who": "driver", "step": 8, "rank": 0}]
     for workers, code in ((2, -9), (1, -9), (2, 0)):
         run.config["cluster"]["num_workers"] = workers

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 
+from benchmarks.killable import WRITING, die_in_writing
 from ember_platform import storage
 from ember_platform.config import EarlyStop
 from ember_platform.train import checkpoint as ck
@@ -218,6 +219,31 @@ def test_a_killed_run_loses_no_more_than_the_checkpoint_under_way(
     again, found = go_on(cut.folder)
     assert found == cut.folder / "checkpoint-0-000004"
     assert_same(again, finished)
+
+
+def killed_in_writing(number: int, folder: str) -> None:
+    """A process of its own that dies in the writing of the checkpoint of step 6."""
+    run = run_in(Path(folder, WRITING[number]))
+    die_in_writing(WRITING[number], 6)
+    train(run.job)
+
+
+def test_a_process_killed_in_writing_leaves_the_checkpoint_before(tmp_path: Path, finished: Run) -> None:
+    context = torch.multiprocessing.get_context("spawn")
+    processes = [context.Process(target=killed_in_writing, args=(n, str(tmp_path))) for n in range(len(WRITING))]
+    for process in processes:
+        process.start()
+    for moment, process in zip(WRITING, processes, strict=True):
+        process.join(240)
+        assert process.exitcode == -signal.SIGKILL, moment
+        left = {path.name for path in (tmp_path / moment / "checkpoint-0-000006").rglob("*")}
+        assert ("state.json" in left) == (moment != "half-a-file"), moment
+        assert (".part-0" in left) == (moment != "before-the-record"), moment
+        again, found = go_on(tmp_path / moment)
+        assert found == tmp_path / moment / "checkpoint-0-000004"
+        assert_same(again, finished)
+        assert ck.names(str(again.folder)) == ck.names(str(finished.folder))
+        assert not list(again.folder.rglob(".part-*"))
 
 
 class Refusing:
