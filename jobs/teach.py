@@ -21,7 +21,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Parse, teach, print where; 2 where it cannot be done."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", default="configs/laptop.yaml", help="YAML file of a RunConfig")
-    parser.add_argument("--teacher", help="EmberVLM folder of the teacher (teacher.model)")
+    parser.add_argument("--teacher", help="model folder of the teacher (teacher.model)")
     parser.add_argument("--student", help="folder of the model to be taught; default: stage 1 of output_dir")
     parser.add_argument("overrides", nargs="*", metavar="field=value", help="any field, dotted")
     given = parser.parse_intermixed_args(arguments)

@@ -68,7 +68,7 @@ class Record:
     ("question_type", "wording_unseen", "robots_unseen", "pair", "scene": {…}, "needs": the kinds of
     requirement, "lacks": {robot: those it does not meet}); no tag is ever an
     input of the model. `teacher_text` is a teacher's own answer; with the same tokenizer there are also, per
-    response token, its top-k ids and log-probabilities.
+    response token, its top-k ids and log-probabilities (with another one, on request, the latter alone).
     """
 
     id: str

@@ -2,7 +2,7 @@
 
 A teacher with our tokenizer is matched at the answer's tokens: KL divergence at temperature 2 on its stored top-k. Of
 one with another tokenizer only the words mean something here: its own answer is learned as a second one (sequence-level
-distillation, Kim & Rush, arXiv:1606.07947).
+distillation, Kim & Rush, arXiv:1606.07947). Where it is asked for, sorted probabilities are matched instead.
 """
 
 from __future__ import annotations
@@ -118,7 +118,7 @@ def _teacher_answers(processor: EmberVLMProcessor, records: Sequence[Record]) ->
 
     Where it had nothing to say the data's answer stands, so that every worker has the same terms in its loss.
     """
-    rows = [i for i, r in enumerate(records) if r.teacher_text is not None and not r.teacher_token_ids]
+    rows = [i for i, r in enumerate(records) if r.teacher_text is not None and not r.teacher_logprobs]
     if not rows:
         return {}
     spoken = _answers(processor, [records[i].teacher_text or records[i].response for i in rows])
@@ -134,7 +134,7 @@ def _teacher(records: Sequence[Record], labels: Tensor) -> Batch:
     """
     spoken = [r for r in records if r.teacher_token_ids]
     if not spoken:
-        return {}
+        return _teacher_sorted(records, labels)
     width = max(len(entry) for r in spoken for entry in r.teacher_token_ids or [])
     ids = torch.full((*labels.shape, width), -1, dtype=torch.long)
     logprobs = torch.zeros((*labels.shape, width))
@@ -151,3 +151,19 @@ def _teacher(records: Sequence[Record], labels: Tensor) -> Batch:
             ids[i, place, : len(entry)] = torch.tensor(entry)
             logprobs[i, place, : len(values)] = torch.tensor(values)
     return {"teacher_ids": ids, "teacher_logprobs": logprobs}
+
+
+def _teacher_sorted(records: Sequence[Record], labels: Tensor) -> Batch:
+    """Log-probabilities of another vocabulary, largest first, (B, T, K); empty where none spoke.
+
+    The teacher cuts the answer into other tokens: its first goes with our first, and so on to the end of the shorter.
+    """
+    width = max((len(entry) for r in records for entry in r.teacher_logprobs or []), default=0)
+    if not width:
+        return {}
+    logprobs = torch.full((*labels.shape, width), -torch.inf)
+    for i, record in enumerate(records):
+        places = (labels[i] >= 0).nonzero()[:, 0].tolist()
+        for place, values in zip(places, record.teacher_logprobs or [], strict=False):
+            logprobs[i, place, : len(values)] = torch.tensor(values)
+    return {"teacher_logprobs": logprobs}

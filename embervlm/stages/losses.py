@@ -80,11 +80,13 @@ def language_loss(
     Args:
         hidden: (B, T, D).
         labels: (B, T) the token itself where it is to be predicted from the one before, -100 elsewhere.
-        teacher_ids, teacher_logprobs: (B, T, K) at the labels' places; ids of -1 where no teacher spoke.
+        teacher_ids, teacher_logprobs: (B, T, K) at the labels' places; ids of -1 where no teacher spoke. Without ids
+            the log-probabilities are of another vocabulary, largest first, -inf where no teacher spoke.
         temperature: of the distillation (Hinton et al., arXiv:1503.02531), over the renormalised top-k.
 
     Returns:
-        Mean cross-entropy over labelled tokens, and KL(teacher ‖ student) · temperature², or None.
+        Mean cross-entropy over labelled tokens; and KL(teacher ‖ student) · temperature², the transport distance
+        without ids, or None.
     """
     target = labels[:, 1:]
     chosen = target >= 0
@@ -92,15 +94,41 @@ def language_loss(
         return hidden.sum() * 0, None
     logits = model.language.logits(hidden[:, :-1][chosen]).float()  # (M, V)
     loss = F.cross_entropy(logits, target[chosen])
-    if teacher_ids is None or teacher_logprobs is None:
+    if teacher_logprobs is None:
         return loss, None
-    ids, logprobs = teacher_ids[:, 1:][chosen], teacher_logprobs[:, 1:][chosen]  # (M, K)
+    logprobs = teacher_logprobs[:, 1:][chosen]  # (M, K)
+    if teacher_ids is None:
+        return loss, transport_loss(logits, logprobs)
+    ids = teacher_ids[:, 1:][chosen]
     spoken = ids[:, 0] >= 0
     if not bool(spoken.any()):
         return loss, None
     student = F.log_softmax(logits[spoken].gather(1, ids[spoken].clamp_min(0)) / temperature, dim=1)
     teacher = F.log_softmax(logprobs[spoken].masked_fill(ids[spoken] < 0, -1e4) / temperature, dim=1)
     return loss, F.kl_div(student, teacher, log_target=True, reduction="batchmean") * temperature**2
+
+
+def transport_loss(logits: Tensor, logprobs: Tensor) -> Tensor:
+    """Distance of distributions over two vocabularies: that of their sorted probabilities, at equal places.
+
+    The optimal transport of Boizard et al. (arXiv:2402.12030), whose cost is the same between any two tokens. Of the
+    teacher only the top K are known: the rest of both is compared by its sum, which is never more than its distance.
+
+    Args:
+        logits: (M, V) of the student.
+        logprobs: (M, K) of the teacher, largest first, -inf where it did not speak.
+
+    Returns:
+        Sum of absolute differences, mean over the places where the teacher spoke; 0 where there are none.
+    """
+    spoken = logprobs[:, 0].isfinite()
+    if not bool(spoken.any()):
+        return logits.sum() * 0
+    width = min(logprobs.shape[1], logits.shape[1])
+    teacher = logprobs[spoken, :width].exp()
+    student = logits[spoken].softmax(-1).topk(width).values
+    rest = (teacher.sum(-1) - student.sum(-1)).abs()
+    return ((teacher - student).abs().sum(-1) + rest).mean()
 
 
 def pointer_loss(

@@ -163,7 +163,16 @@ class TrackingConfig(Section):
 class TeacherConfig(Section):
     """Offline distillation of stage 2; what the teacher weighs in the loss is `stages.2.losses.distillation`."""
 
-    model: Location | None = Field(default=None, description="EmberVLM folder of the teacher, or null: no distillation")
+    model: Location | None = Field(
+        default=None,
+        description="folder of the teacher: an EmberVLM, or any transformers model that reads pictures and text, or "
+        "text alone; null: no distillation",
+    )
+    match: Literal["auto", "text", "kl", "transport"] = Field(
+        default="auto",
+        description="what is learned: the teacher's words (text), its distribution over an equal vocabulary (kl) or, "
+        "sorted, over any (transport); auto: kl where the vocabulary is equal, else text",
+    )
     top_k: int = Field(default=16, ge=1, description="log-probabilities kept per token, at least 1")
 
 
@@ -266,7 +275,8 @@ class RunConfig(Section):
         stage = self.stage(number).model_dump(mode="json", exclude={"keep", "save_every", "log_every"})
         # A weight of 1 is what a source has that is not named.
         stage["mixing"] = {source: weight for source, weight in stage["mixing"].items() if weight != 1}
-        teacher = self.teacher.model_dump(mode="json") if number == 2 else None
+        as_ever = {"match"} if self.teacher.match == "auto" else set()
+        teacher = self.teacher.model_dump(mode="json", exclude=as_ever) if number == 2 else None
         return _digest(
             {
                 "seed": self.seed,

@@ -78,7 +78,20 @@ def killed(run: Run, who: str) -> bool:
     return any(run.seen.glob(f"killed-{who}-*"))
 
 
-@pytest.mark.parametrize("step", [5, *(pytest.param(s, marks=pytest.mark.slow) for s in (1, 6, STEPS))])
+def test_a_killed_worker_then_a_killed_driver(bench: Bench) -> None:
+    """The worker is replaced; after the driver the same command goes on."""
+    run = bench.run()
+    run.kills = [{"who": "worker", "step": 5}, {"who": "driver", "step": 8}]
+    assert run.finish() < 0
+    assert killed(run, "worker")
+    assert not run.done
+    assert run.finish() == 0, run.tail()
+    assert len({event["pid"] for event in run.events()}) == 6  # two workers, three times
+    bench.compare(run)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("step", [1, 5, 6, STEPS])
 def test_a_killed_worker_is_replaced(bench: Bench, step: int) -> None:
     run = bench.run()
     run.kills = [{"who": "worker", "step": step}]
@@ -88,7 +101,8 @@ def test_a_killed_worker_is_replaced(bench: Bench, step: int) -> None:
     bench.compare(run)
 
 
-@pytest.mark.parametrize("step", [8, *(pytest.param(s, marks=pytest.mark.slow) for s in (1, STEPS))])
+@pytest.mark.slow
+@pytest.mark.parametrize("step", [1, 8, STEPS])
 def test_after_a_killed_driver_the_same_command_goes_on(bench: Bench, step: int) -> None:
     run = bench.run()
     run.kills = [{"who": "driver", "step": step}]
@@ -142,6 +156,7 @@ def test_a_run_that_makes_no_headway_ends(bench: Bench) -> None:
     assert "2 failures in a row without a new checkpoint (cluster.max_failures: 1)" in run.log.read_text()
 
 
+@pytest.mark.slow
 def test_a_fault_of_the_code_is_not_tried_again(bench: Bench) -> None:
     run = bench.run(losses={"selection": 0.6, "no_such_loss": 1.0})
     assert run.finish() == 1

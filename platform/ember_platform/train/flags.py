@@ -30,7 +30,7 @@ FIELDS: dict[str, tuple[str, str]] = {
     "stage1_epochs": ("stages.1.epochs", "epochs of stage 1"),
     "stage2_epochs": ("stages.2.epochs", "epochs of stage 2"),
     "stage3_robot_epochs": ("stages.3.epochs", "epochs of stage 3"),
-    "teacher": ("teacher.model", "EmberVLM folder that stage 2 is distilled from"),
+    "teacher": ("teacher.model", "model folder that stage 2 is distilled from"),
 }
 #: Flags that only mean something together.
 PHASE_FLAGS = ("stage4_phase1_epochs", "stage4_phase2_epochs")

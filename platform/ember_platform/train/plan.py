@@ -147,10 +147,31 @@ def check_teacher(folder: str) -> None:
     """The teacher is there, before the stages ahead of it are trained.
 
     Raises:
-        PlanError: it is no model folder.
+        PlanError: it is no model folder, or of a kind that answers no questions.
     """
-    if not storage.exists(storage.join(folder, "config.json")):
-        raise PlanError(f"teacher.model: {folder} is no EmberVLM folder (no config.json)")
+    teacher_kind(folder)
+
+
+def teacher_kind(folder: str) -> tuple[str, bool]:
+    """What a teacher's folder holds: embervlm, image-text or text; and whether prompt and answer are one sequence.
+
+    Raises:
+        PlanError: it is no model folder, or of a kind that answers no questions.
+    """
+    from transformers.models.auto import modeling_auto as known
+
+    config = folders.read_json(storage.join(folder, "config.json"))
+    if config is None:
+        raise PlanError(f"teacher.model: {folder} is no model folder (no config.json)")
+    name = config.get("model_type")
+    if name == "embervlm":
+        return "embervlm", True
+    whole = not config.get("is_encoder_decoder", False)
+    if name in known.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
+        return "image-text", whole
+    if name in known.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        return "text", whole
+    raise PlanError(f"teacher.model: {folder} is a {name!r}, which neither reads pictures and text nor writes text")
 
 
 def _cpus(config: RunConfig, workers: int) -> float:

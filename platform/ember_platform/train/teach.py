@@ -19,28 +19,25 @@ import pyarrow.parquet as pq
 from ember_platform import storage
 from ember_platform.config import RunConfig
 from ember_platform.data.manifest import FILE, Manifest, Shard
-from ember_platform.train import folders
 from ember_platform.train.plan import PlanError, check_teacher
-from ember_platform.train.setup import device_of, load_model, threads_of
+from ember_platform.train.setup import threads_of
+from ember_platform.train.speakers import BATCH, STAGE, Answer, load_speaker, way_of
 from embervlm.data.schema import Record, to_table
-
-STAGE = 2
-_BATCH = 32
-_ANSWER_TOKENS = 48
 
 
 @dataclass(frozen=True)
 class Lesson:
     """What a teacher is asked for: the manifest's training records, taught, in the folder `target`.
 
-    `digest` is the teacher's; `distributions` says whether its token ids mean the same to the student.
+    `digest` is the teacher's, `student` the folder of who will be taught, `way` how (`speakers.WAYS`).
     """
 
     config: RunConfig
     manifest: Manifest
     target: str
     digest: str
-    distributions: bool
+    student: str
+    way: str
 
 
 #: A runner has the shards of a lesson taught (`Teacher`) and gives what each call returned, in any order.
@@ -58,10 +55,10 @@ def teach(
     """Make stage 2's taught shards, or find them made.
 
     Args:
-        config: names the teacher (an EmberVLM folder) and how much of its distribution is kept.
+        config: names the teacher (a model folder), how the student is matched to it, and how much of its
+            distribution is kept.
         manifest: of the prepared data.
-        student: the model folder that will be taught; with an equal tokenizer the distributions are stored beside
-            the teacher's text, with another one the text alone.
+        student: the model folder that will be taught; whose vocabulary decides whether distributions say anything.
         runner: how shards are taught; the default is a Ray Data job on the running cluster.
         say: takes lines of progress.
 
@@ -69,7 +66,7 @@ def teach(
         The data folder with the taught shards, for stage 2.
 
     Raises:
-        PlanError: teacher or student is no model folder.
+        PlanError: teacher or student is no model folder, or the teacher has nothing to say to these records.
     """
     from ember_platform.train.pipeline import content_digest
 
@@ -78,21 +75,30 @@ def teach(
     if not storage.exists(storage.join(student, "config.json")):
         raise PlanError(f"--student: {student} is no EmberVLM folder (no config.json); train stage 1 first")
     digest = content_digest(teacher)
-    same = tokenizer_digest(teacher) == tokenizer_digest(student)
-    key = [digest, manifest.stage_digest(STAGE), config.teacher.top_k, same]
+    way = way_of(config, teacher, student)
+    key = [digest, manifest.stage_digest(STAGE), config.teacher.top_k, {"kl": True, "text": False}.get(way, way)]
     name = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:12]
     target = storage.join(manifest.dir, f"taught-{name}")
     if storage.exists(storage.join(target, FILE)):
         say(f"teacher: {target} is complete")
         return target
-    how = f"text and top {config.teacher.top_k} log-probabilities" if same else "text only: another tokenizer"
+    top = f"top {config.teacher.top_k} log-probabilities"
+    how = {"kl": f"text and {top}", "text": "text only", "transport": f"text and {top} in their order"}[way]
+    if way == "text" and config.teacher.match == "auto":
+        how += ": another tokenizer"
     say(f"teacher: {teacher} reads {manifest.rows(STAGE, 'train')} records ({how})")
     started = time.monotonic()
     shards = manifest.select(STAGE, "train")
     done: dict[int, Shard] = {}
-    for row in (runner or on_ray)(Lesson(config, manifest, target, digest, same), len(shards)):
+    spoken = 0
+    for row in (runner or on_ray)(Lesson(config, manifest, target, digest, student, way), len(shards)):
         done[row["shard"]] = Shard(**json.loads(row["made"]))
+        spoken += row["spoken"]
         say(f"teacher: {len(done)}/{len(shards)} shards")
+    if not spoken:
+        raise PlanError(f"teacher.model: {teacher} reads text only, and every record has a picture; name one that sees")
+    if spoken < manifest.rows(STAGE, "train"):
+        say(f"teacher: answered {spoken} records, those without a picture; it reads text only")
     taught = {"train": [done[i] for i in range(len(shards))]}
     for split in ("validation", "test"):
         taught[split] = manifest.select(STAGE, split)
@@ -124,30 +130,16 @@ def on_ray(lesson: Lesson, shards: int) -> Iterator[dict[str, Any]]:
     yield from dataset.iter_rows()
 
 
-def tokenizer_digest(folder: str) -> str:
-    """sha256 (hex) of a model folder's tokenizer: equal digests mean equal token ids."""
-    with folders.fetched(folder) as local:
-        file = local / "tokenizer.json"
-        content = file.read_bytes() if file.is_file() else str(local).encode()
-    return hashlib.sha256(content).hexdigest()
-
-
 class Teacher:
     """Answers the records of a shard and writes them again with the answers; one per Ray Data actor."""
 
     def __init__(self, lesson: Lesson) -> None:
         import torch
 
-        from embervlm.stages import get_stage
-
         config = lesson.config
         torch.set_num_threads(threads_of(config, config.cluster.num_workers))
         self.lesson = lesson
-        with folders.fetched(str(config.teacher.model)) as local:
-            self.model, self.processor = load_model(local)
-        self.model.to(torch.device(device_of(config))).eval()
-        self.model.processor = self.processor
-        self.stage = get_stage(STAGE)
+        self.speaker = load_speaker(config, lesson.way, lesson.student)
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         """Teach one shard, or find it taught."""
@@ -157,38 +149,30 @@ class Teacher:
             with storage.open_input(storage.join(self.lesson.manifest.dir, shard.path)) as file:
                 records = [Record.from_row(r) for r in pq.read_table(file).to_pylist()]
             taught: list[Record] = []
-            for start in range(0, len(records), _BATCH):
-                taught += self.answer(records[start : start + _BATCH])
+            for start in range(0, len(records), BATCH):
+                taught += self.answer(records[start : start + BATCH])
             sink = pa.BufferOutputStream()
             pq.write_table(to_table(taught), sink, compression="zstd")
             storage.write_bytes(path, sink.getvalue())
         content = storage.read_bytes(path)
+        digests = pq.read_table(pa.BufferReader(content), columns=["teacher_digest"])["teacher_digest"]
         made = replace(shard, sha256=storage.digest_bytes(content), bytes=len(content), spec=self.lesson.digest)
-        return {"shard": row["shard"], "made": json.dumps(asdict(made))}
+        spoken = len(digests) - digests.null_count
+        return {"shard": row["shard"], "made": json.dumps(asdict(made)), "spoken": spoken}
 
     def answer(self, records: list[Record]) -> list[Record]:
         """The records with the teacher's own answer, and its distribution at each token of the data's answer."""
-        requests = [{"image": r.image, "prompt": r.instruction} for r in records]
-        texts = self.model.generate_texts(requests, max_new_tokens=_ANSWER_TOKENS, batch_size=_BATCH)
-        spoken = self.distribution(records) if self.lesson.distributions else [(None, None)] * len(records)
-        digest = self.lesson.digest
+        asked = [record for record in records if self.speaker.can_answer(record)]
+        answers = iter(self.speaker.answer(asked) if asked else [])
         return [
-            replace(r, teacher_text=text, teacher_token_ids=ids, teacher_logprobs=logprobs, teacher_digest=digest)
-            for r, text, (ids, logprobs) in zip(records, texts, spoken, strict=True)
+            self._taught(record, next(answers)) if self.speaker.can_answer(record) else record for record in records
         ]
 
-    def distribution(self, records: list[Record]) -> list[tuple[list[list[int]], list[list[float]]]]:
-        """Per record: ids and log-probabilities (temperature 1) of the top k at each of its answer's tokens."""
-        import torch
-
-        from embervlm.stages.base import to_device
-
-        batch = to_device(self.stage.collate(self.processor, records, None), self.model.device)
-        with torch.inference_mode():
-            hidden = self.model(**batch).text_hidden
-            target = batch["labels"][:, 1:] >= 0
-            logits = self.model.language.logits(hidden[:, :-1][target]).float()
-            values, ids = logits.log_softmax(-1).topk(min(self.lesson.config.teacher.top_k, logits.shape[-1]))
-        counts = target.sum(1).tolist()
-        parts = zip(ids.cpu().split(counts), values.cpu().split(counts), strict=True)
-        return [(one.tolist(), two.tolist()) for one, two in parts]
+    def _taught(self, record: Record, answer: Answer) -> Record:
+        return replace(
+            record,
+            teacher_text=answer.text,
+            teacher_token_ids=answer.ids,
+            teacher_logprobs=answer.logprobs,
+            teacher_digest=self.lesson.digest,
+        )

@@ -20,12 +20,15 @@ from ember_platform.data.manifest import Manifest
 from ember_platform.data.rows import Rows
 from ember_platform.train import plan
 from ember_platform.train.plan import PlanError
-from ember_platform.train.teach import Lesson, Teacher, teach, tokenizer_digest
+from ember_platform.train.speakers import HubSpeaker, Speaker, load_speaker, tokenizer_digest, way_of
+from ember_platform.train.teach import Lesson, Teacher, teach
 from embervlm import EmberVLM, EmberVLMConfig, EmberVLMProcessor
 from embervlm.data.schema import Record
 from embervlm.stages import get_stage
+from embervlm.stages.losses import transport_loss
 from embervlm.world.dataset import build
 from tests.models.fakes import tiny
+from tests.platform.train import hub_models
 
 TRAIN, SHARD = 12, 4
 
@@ -160,6 +163,153 @@ def test_another_tokenizer_leaves_text_only(house: Path, data: Manifest) -> None
     assert batch["taught_rows"].tolist() == [0, 1, 2]
 
 
+def speaker(house: Path, folder: Path, match: str = "auto") -> tuple[Speaker, str]:
+    config = settings(house, model=str(folder), match=match)
+    student = str(house / "student")
+    way = way_of(config, str(folder), student)
+    return load_speaker(config, way, student), way
+
+
+def test_a_model_of_a_hub_sees_and_answers(house: Path, data: Manifest, tmp_path: Path) -> None:
+    folder = hub_models.vision_language(tmp_path / "qwen-vl")
+    lines: list[str] = []
+    target = teach(settings(house, model=str(folder)), data, str(house / "student"), runner=Inline(), say=lines.append)
+    assert "text only: another tokenizer" in lines[0]
+    taught = records_of(target)
+    assert len(taught) == TRAIN
+    assert all(r.teacher_text is not None and r.teacher_logprobs is None for r in taught)
+    assert {r.teacher_digest for r in taught} == {Manifest.load(target).generators["teacher"]}
+    made, _ = speaker(house, folder)
+    both = [taught[0], replace(taught[1], image=None), taught[2]]
+    alone = [made.answer([r])[0].text for r in both]
+    assert [a.text for a in made.answer(both)] == alone  # padding and neighbours say nothing
+    blind = made.answer([replace(taught[0], image=taught[3].image)])[0].text
+    assert blind != alone[0] or alone[0] == ""
+
+
+def test_a_model_that_reads_text_answers_what_has_no_picture(house: Path, data: Manifest, tmp_path: Path) -> None:
+    folder = hub_models.causal(tmp_path / "qwen")
+    config = settings(house, model=str(folder))
+    with pytest.raises(PlanError, match="reads text only, and every record has a picture"):
+        teach(config, data, str(house / "student"), runner=Inline(), say=lambda line: None)
+    lesson = Lesson(config, data, str(tmp_path), "d" * 64, str(house / "student"), "text")
+    plain = list(Rows(data.paths(2, "train")))[:3]
+    taught = Teacher(lesson).answer([plain[0], replace(plain[1], image=None), plain[2]])
+    assert [r.teacher_text is not None for r in taught] == [False, True, False]
+    assert [r.teacher_digest for r in taught] == [None, "d" * 64, None]
+
+
+@pytest.mark.parametrize("sees", [True, False])
+def test_transport_stores_sorted_distributions_at_the_teacher_s_tokens(
+    house: Path, data: Manifest, tmp_path: Path, sees: bool
+) -> None:
+    folder = (hub_models.vision_language if sees else hub_models.causal)(tmp_path / "teacher")
+    made, way = speaker(house, folder, "transport")
+    assert way == "transport"
+    assert isinstance(made, HubSpeaker)
+    records = list(Rows(data.paths(2, "train")))[:3]
+    records = [
+        replace(r, image=r.image if sees else None, response=a) for r, a in zip(records, "it is,two", strict=False)
+    ]
+    records[1] = replace(records[1], response="it is red, and there are two")
+    answers = made.answer(records)
+    for record, answer in zip(records, answers, strict=True):
+        (alone,) = made.answer([record])
+        assert answer.ids is None
+        tokens = [*made.tokenizer(record.response)["input_ids"], made.tokenizer.eos_token_id]
+        assert np.shape(answer.logprobs) == (len(tokens), 5)
+        assert np.all(np.diff(answer.logprobs) <= 0)
+        np.testing.assert_allclose(answer.logprobs, alone.logprobs, atol=1e-4)
+    # What a model says after its own words is what it says when it reads them.
+    (record, *_) = records
+    prompts = made._prompts([record])
+    tokens = [*made.tokenizer(record.response)["input_ids"], made.tokenizer.eos_token_id]
+    inputs = {**prompts, "input_ids": torch.cat([prompts["input_ids"], torch.tensor([tokens])], 1)}
+    inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
+    if "mm_token_type_ids" in inputs:
+        more = torch.zeros(1, len(tokens), dtype=inputs["mm_token_type_ids"].dtype)
+        inputs["mm_token_type_ids"] = torch.cat([inputs["mm_token_type_ids"], more], 1)
+    with torch.no_grad():
+        expected = made.model(**inputs).logits[0, -len(tokens) - 1 : -1].log_softmax(-1).topk(5).values
+    np.testing.assert_allclose(answers[0].logprobs, expected, atol=1e-4)
+
+
+def test_a_hub_model_with_our_vocabulary_is_matched_by_kl(house: Path, data: Manifest, tmp_path: Path) -> None:
+    student = EmberVLMProcessor.from_pretrained(house / "student")
+    folder = hub_models.causal(tmp_path / "ours", student.tokenizer)
+    made, way = speaker(house, folder)
+    assert way == "kl"
+    records = [replace(r, image=None) for r in list(Rows(data.paths(2, "train")))[:3]]
+    answers = made.answer(records)
+    taught = [
+        replace(r, teacher_text=a.text, teacher_token_ids=a.ids, teacher_logprobs=a.logprobs)
+        for r, a in zip(records, answers, strict=True)
+    ]
+    batch = get_stage(2).collate(student, taught, seed=None)
+    assert (batch["teacher_ids"][..., 0] >= 0).sum() == (batch["labels"] >= 0).sum()
+    special = set(student.tokenizer.all_special_ids) - {student.ids["eos"]}
+    assert not special & set(batch["teacher_ids"].unique().tolist())
+
+
+def test_what_vocabularies_do_not_allow_is_refused(house: Path, tmp_path: Path) -> None:
+    student = str(house / "student")
+    for folder in (str(house / "other"), str(hub_models.causal(tmp_path / "qwen"))):
+        assert way_of(settings(house, model=folder), folder, student) == "text"
+        assert way_of(settings(house, model=folder, match="transport"), folder, student) == "transport"
+        with pytest.raises(PlanError, match=r"teacher\.match: kl compares token by token"):
+            way_of(settings(house, model=folder, match="kl"), folder, student)
+    assert way_of(settings(house), str(house / "teacher"), student) == "kl"
+    assert way_of(settings(house, match="text"), str(house / "teacher"), student) == "text"
+    (tmp_path / "config.json").write_text('{"model_type": "vit"}')
+    with pytest.raises(PlanError, match="is a 'vit', which neither reads pictures"):
+        plan.check_teacher(str(tmp_path))
+
+
+def test_transport_is_the_distance_of_sorted_probabilities() -> None:
+    torch.manual_seed(0)
+    logits = torch.randn(4, 30, requires_grad=True)
+    same = logits.detach()[:, torch.randperm(30)].log_softmax(-1).topk(30).values  # other names, same certainty
+    assert float(transport_loss(logits.detach(), same)) == pytest.approx(0, abs=1e-6)
+    other = (3 * torch.randn(4, 50)).log_softmax(-1).sort(descending=True).values
+    wide = torch.cat([logits.softmax(-1).sort(descending=True).values, torch.zeros(4, 20)], 1)
+    expected = (wide - other.exp()).abs().sum(-1)
+    few = [float(transport_loss(logits, other[:, :width])) for width in (1, 5, 30)]
+    assert few == sorted(few)
+    assert few[-1] == pytest.approx(float(expected.mean()), rel=1e-4)
+    other[2:] = -torch.inf  # nobody spoke there
+    assert float(transport_loss(logits, other[:, :30])) == pytest.approx(float(expected[:2].mean()), rel=1e-4)
+    transport_loss(logits, other[:, :5]).backward()
+    assert logits.grad is not None
+    assert logits.grad[2:].abs().sum() == 0
+    assert logits.grad[:2].abs().sum() > 0
+
+
+def test_a_student_learns_another_vocabulary_s_certainty() -> None:
+    """Transport lowers its own loss, also where teacher and student cut an answer differently."""
+    model = tiny()
+    stage = get_stage(2)
+    module = stage.module(model)
+    stage.prepare(model, "main")
+    module.weights = {"sft": 0.0, "distillation": 1.0}
+    known = list(build("train", "instruction", 4, 0, 64))
+    sure = [float(np.log(p)) for p in (0.6, 0.2, 0.1)]
+    said = [replace(r, teacher_text="?", teacher_logprobs=[sure] * (i + 1)) for i, r in enumerate(known)]
+    batch = stage.collate(model.processor, said, None)
+    assert "teacher_ids" not in batch
+    assert "taught_rows" not in batch
+    places = batch["teacher_logprobs"][..., 0].isfinite().sum(1).tolist()
+    assert places == [min(i + 1, int((labels >= 0).sum())) for i, labels in enumerate(batch["labels"])]
+    optimizer = torch.optim.AdamW([p for p in module.parameters() if p.requires_grad], lr=1e-2)
+    losses = []
+    for _ in range(60):
+        optimizer.zero_grad()
+        found = module(batch, 0.0)
+        found["loss"].backward()
+        optimizer.step()
+        losses.append(float(found["distill_loss"]))
+    assert losses[-1] < 0.5 * losses[0]
+
+
 def test_a_killed_run_goes_on(house: Path, data: Manifest) -> None:
     shards = TRAIN // SHARD
     killed = Inline(dies_after=2)
@@ -175,7 +325,7 @@ def test_a_killed_run_goes_on(house: Path, data: Manifest) -> None:
 
 def test_who_is_not_there_is_refused(house: Path, data: Manifest, tmp_path: Path) -> None:
     nobody = settings(house, model=str(tmp_path / "nobody"))
-    with pytest.raises(PlanError, match=r"teacher\.model: .*nobody is no EmberVLM folder"):
+    with pytest.raises(PlanError, match=r"teacher\.model: .*nobody is no model folder"):
         teach(nobody, data, str(house / "student"), runner=Inline())
     with pytest.raises(PlanError, match=r"--student: .*no EmberVLM folder.*train stage 1 first"):
         teach(settings(house), data, str(tmp_path / "none"), runner=Inline())
