@@ -191,7 +191,11 @@ def test_after_the_whole_cluster_was_killed_the_same_command_goes_on(bench: Benc
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("way", [(0, "muon"), (0, "adamw"), (1, "adamw"), (2, "adamw"), (3, "adamw")])
+@pytest.mark.parametrize(
+    "way",
+    [(0, "muon"), (0, "adamw"), (1, "adamw"), (2, "adamw"), (3, "adamw")],
+    ids=lambda way: f"zero{way[0]}-{way[1]}",
+)
 def test_the_number_of_workers_may_change_on_the_way(bench: Bench, way: tuple[int, str]) -> None:
     """2 → 1 → 2 workers by the same command with another `cluster.num_workers`."""
     changes = {"zero_stage": way[0], "optimizer": way[1]}
