@@ -81,6 +81,7 @@ def settings(folder: Path) -> dict[str, Any]:
             "image_size": 64,
             "shard_rows": 20,
             "loader": "actor",
+            "feature_cache": "on",
         },
         "cluster": {"num_workers": 2, "cpus_per_worker": 0.5},
         "stages": {"1": stage},
@@ -171,6 +172,8 @@ def test_prepare_train_kill_resume_register_load(tmp_path: Path) -> None:
     for wanted in ("data/manifest.json", "run/stage1/final/model.safetensors", "run/final/model.safetensors"):
         assert wanted in keys
     assert any(key.startswith("run/mlartifacts/") and key.endswith("model.safetensors") for key in keys)
-    assert any(key.startswith("run/stage1/checkpoint-0-") for key in keys)
+    whole = {key.split("/")[2] for key in keys if key.endswith("/checkpoint.json")}
+    assert f"checkpoint-0-{steps:06d}" in whole
+    assert any(key.startswith("data/features-") and key.endswith(".arrow") for key in keys)
     injected = [fault for _, _, fault in server.seen if fault]
     assert {"500", "503", "reset"} <= set(injected)

@@ -307,7 +307,7 @@ def test_a_student_learns_another_vocabulary_s_certainty() -> None:
         found["loss"].backward()
         optimizer.step()
         losses.append(float(found["distill_loss"]))
-    assert losses[-1] < 0.5 * losses[0]
+    assert losses[-1] < 0.8 * losses[0]
 
 
 def test_a_killed_run_goes_on(house: Path, data: Manifest) -> None:
