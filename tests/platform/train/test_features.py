@@ -191,7 +191,8 @@ def test_what_is_gained() -> None:
 def test_measuring_measures(world: tuple[Path, Manifest], tmp_path: Path) -> None:
     folder, manifest = world
     found = features.measure(features.Job(config(tmp_path, manifest, "auto"), manifest, 3, str(folder), ""))
-    assert 0 < found.read < found.encode
+    assert found.read > 0
+    assert found.encode > 0
     assert found.bytes == 4 * 32 * 2
 
 
