@@ -108,13 +108,20 @@ def _open(image: Any, where: str) -> Image.Image:
     raise ImageError(f"{where}: {type(image).__name__} is no picture; give a path, bytes, a PIL image or an array")
 
 
+def square_box(width: int, height: int) -> tuple[int, int, int, int]:
+    """The part of an upright picture that the model sees: left, top, right, bottom in pixels."""
+    side = round(MAX_ASPECT * min(width, height))
+    wide, high = min(width, side), min(height, side)
+    left, top = (width - wide) // 2, (height - high) // 2
+    return left, top, left + wide, top + high
+
+
 def to_square(picture: Image.Image, size: int) -> np.ndarray:
-    """An RGB image as bytes (3, size, size)."""
+    """An RGB image as bytes (3, size, size): the middle of it where it is very long, squeezed into the square."""
     if picture.size != (size, size):
-        width, height = picture.size
-        if max(width, height) > MAX_ASPECT * min(width, height):
-            side = round(MAX_ASPECT * min(width, height))
-            picture = ImageOps.fit(picture, (min(width, side), min(height, side)))
+        box = square_box(*picture.size)
+        if box != (0, 0, *picture.size):
+            picture = picture.crop(box)
         picture = picture.resize((size, size), Image.Resampling.BICUBIC, reducing_gap=3.0)
     return np.ascontiguousarray(np.asarray(picture, dtype=np.uint8).transpose(2, 0, 1))
 

@@ -108,13 +108,14 @@ def parse_generated(parts: Sequence[str]) -> tuple[list[str], list[dict[str, Any
             if part == "<|action_plan|>":
                 target = plan  # type: ignore[assignment]
         else:
-            current = _joined(current, part.strip())
+            current = joined(current, part)
     close()
     return steps, plan
 
 
-def _joined(text: str, part: str) -> str:
+def joined(text: str, part: str) -> str:
     """Text and what follows it, with a space between where one belongs."""
+    part = part.strip()
     return text + part if not text or part[:1] in ("", *".,;:!?") else f"{text} {part}"
 
 

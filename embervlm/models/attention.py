@@ -7,6 +7,9 @@ for long ones: with a gradient, and in bf16 with or without one, it takes longer
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -16,6 +19,18 @@ from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import repeat_kv
 
 NAME = "embervlm"
+_recorded: ContextVar[list[Tensor] | None] = ContextVar("recorded", default=None)
+
+
+@contextmanager
+def recorded_attention() -> Iterator[list[Tensor]]:
+    """Collect the weights of every layer that runs inside, in order: (B, H, Q, K) float32. Costs time; for looking."""
+    weights: list[Tensor] = []
+    token = _recorded.set(weights)
+    try:
+        yield weights
+    finally:
+        _recorded.reset(token)
 
 
 def attention(
@@ -39,6 +54,12 @@ def attention(
     """
     groups = getattr(module, "num_key_value_groups", 1)
     key, value = repeat_kv(key, groups), repeat_kv(value, groups)
+    record = _recorded.get()
+    if record is not None:
+        seen = query.float() @ key.float().transpose(2, 3) * (query.shape[-1] ** -0.5 if scaling is None else scaling)
+        if attention_mask is not None:
+            seen = seen.masked_fill(~attention_mask, -1e4)
+        record.append(seen.softmax(dim=-1).detach())
     if query.device.type == "cpu" and (query.requires_grad or value.dtype == torch.bfloat16):
         scale = query.shape[-1] ** -0.5 if scaling is None else scaling
         dtype = value.dtype

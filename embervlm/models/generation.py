@@ -5,6 +5,7 @@ Shape legend: B batch, T tokens, N robots, D width.
 
 from __future__ import annotations
 
+from collections.abc import Generator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 from transformers import LogitsProcessorList, TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
+from embervlm.models.attention import recorded_attention
 from embervlm.models.layout import GENERATED, PAD, SELECT_REASONED, mentioned
 
 if TYPE_CHECKING:
@@ -23,20 +25,31 @@ class Generation:
     """What was written.
 
     `sequences` (B, T) holds the new tokens, padded after the end; `mentions` (B, T) the robot that each mention means,
-    -1 elsewhere; `scores` the direct scores (B, N) and `reasoned_scores` those after the text, where asked for.
+    -1 elsewhere; `scores` the direct scores (B, N) and `reasoned_scores` those after the text, where asked for;
+    `attention` what the reasoned selection tokens looked at, where asked for: per layer (B, H, N, K).
     """
 
     sequences: Tensor
     mentions: Tensor
     scores: Tensor | None = None
     reasoned_scores: Tensor | None = None
+    attention: list[Tensor] | None = None
 
 
 class WritingMixin:
     """`generate` for `EmberVLM`: greedy or sampled, one decoder pass per token, every sample in its own place."""
 
+    def generate(self: EmberVLM, *args: Any, **inputs: Any) -> Generation:  # type: ignore[misc]
+        """Continue a batch of contexts; arguments and result as `write`."""
+        steps = self.write(*args, **inputs)
+        while True:
+            try:
+                next(steps)
+            except StopIteration as end:
+                return end.value
+
     @torch.no_grad()
-    def generate(  # type: ignore[misc]
+    def write(  # type: ignore[misc]
         self: EmberVLM,
         input_ids: Tensor,
         attention_mask: Tensor,
@@ -49,9 +62,13 @@ class WritingMixin:
         select: bool = False,
         forced: Tensor | None = None,
         forced_mentions: Tensor | None = None,
+        attention: bool = False,
         **inputs: Any,
-    ) -> Generation:
-        """Continue a batch of contexts.
+    ) -> Generator[tuple[Tensor, Tensor], Tensor | None, Generation]:
+        """Continue a batch of contexts, a token at a time.
+
+        Yields the newest tokens (B,) and the robots that they mention (B,), so that a caller can show the text while it
+        is written and do other work between two tokens. A mask (B,) sent back ends the texts where it is True.
 
         Args:
             input_ids, attention_mask, inputs: as `forward`, without generated text.
@@ -61,6 +78,7 @@ class WritingMixin:
             select: also read the robots' scores, before and after the text.
             forced, forced_mentions: (B, F) text to write first, given by the caller (-1 pads): the model goes on
                 after it. Used to intervene on a chain.
+            attention: keep the attention weights of the reasoned selection tokens.
 
         Returns:
             The tokens after the opening one, up to and with the end token.
@@ -95,6 +113,9 @@ class WritingMixin:
             spent = (spent & ~self.closes_step(token)[:, None]) | mentioned(mention[:, None], spent.shape[1])[:, 0]
             tokens.append(token)
             mentions.append(mention)
+            unwanted = yield token, mention
+            if unwanted is not None:
+                alive = alive & ~unwanted.to(device)
         empty = torch.zeros(samples, 0, dtype=torch.long, device=device)
         generation = Generation(
             sequences=torch.stack(tokens, 1) if tokens else empty,
@@ -102,7 +123,11 @@ class WritingMixin:
             scores=output.scores,
         )
         if select and output.scores is not None:
-            generation.reasoned_scores = self._reasoned_scores(context, output.scores)
+            if not attention:
+                generation.reasoned_scores = self._reasoned_scores(context, output.scores)
+            else:
+                with recorded_attention() as generation.attention:
+                    generation.reasoned_scores = self._reasoned_scores(context, output.scores)
         return generation
 
     def _append_text(  # type: ignore[misc]

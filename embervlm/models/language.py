@@ -5,6 +5,7 @@ Shape legend: B batch, R robots of a batch, T query tokens, K key tokens, D widt
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -134,6 +135,7 @@ class LanguageModel(nn.Module):
         super().__init__()
         self._take(AutoModelForCausalLM.from_config(config.decoder_config(), attn_implementation=register()))
         self.width: int = self.decoder.get_input_embeddings().embedding_dim
+        self.narrow: torch.dtype | None = None
 
     @property
     def vocabulary(self) -> int:
@@ -160,9 +162,15 @@ class LanguageModel(nn.Module):
         if vocabulary > self.vocabulary:
             self.decoder.resize_token_embeddings(vocabulary)
 
+    def compute_in(self, dtype: torch.dtype) -> None:
+        """Hold and run the decoder in another precision, for answering only; what goes in and out stays float32."""
+        self.decoder.to(dtype)
+        self.narrow = None if dtype == torch.float32 else dtype
+
     def embed(self, input_ids: Tensor) -> Tensor:
         """(B, T) → (B, T, D)."""
-        return self.decoder.get_input_embeddings()(input_ids)
+        embeddings = self.decoder.get_input_embeddings()(input_ids)
+        return embeddings if self.narrow is None else embeddings.float()
 
     def forward(
         self, embeddings: Tensor, mask: Tensor, positions: Tensor, cache: PrefixCache | None = None
@@ -180,17 +188,33 @@ class LanguageModel(nn.Module):
         """
         cache = PrefixCache() if cache is None else cache
         output = self.decoder.get_decoder()(
-            inputs_embeds=embeddings,
+            inputs_embeds=embeddings if self.narrow is None else embeddings.to(self.narrow),
             attention_mask=mask,
             position_ids=positions,
             past_key_values=cache,
             use_cache=True,
         )
-        return output.last_hidden_state, cache
+        hidden = output.last_hidden_state
+        return hidden if self.narrow is None else hidden.float(), cache
 
     def logits(self, hidden: Tensor) -> Tensor:
         """(…, D) → (…, vocabulary)."""
-        return self.decoder.get_output_embeddings()(hidden)
+        return self.decoder.get_output_embeddings()(hidden if self.narrow is None else hidden.to(self.narrow))
+
+
+def gathered(parts: Sequence[tuple[PrefixCache, Tensor]]) -> PrefixCache:
+    """Rows of several caches as one: the given rows (long) of each, the shorter ones padded at the end with zeros."""
+    length = max(cache.layers[0].keys.shape[-2] for cache, _ in parts)  # type: ignore[union-attr]
+    whole = PrefixCache()
+    for i in range(len(parts[0][0].layers)):
+        layer = _Layer()
+        for name in ("keys", "values"):
+            rows = [getattr(cache.layers[i], name).index_select(0, index) for cache, index in parts]
+            rows = [nn.functional.pad(r, (0, 0, 0, length - r.shape[-2])) for r in rows]
+            setattr(layer, name, torch.cat(rows))
+        layer.is_initialized = True
+        whole.layers.append(layer)
+    return whole
 
 
 def join(robots: PrefixCache | None, robot_index: Tensor, prefix: PrefixCache) -> PrefixCache:

@@ -6,6 +6,7 @@ T text tokens, D decoder width, S pixels.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +18,7 @@ from transformers.utils import ModelOutput
 from embervlm.models.config import EmberVLMConfig
 from embervlm.models.generation import WritingMixin
 from embervlm.models.heads import AttentionPool, FusionAdapter, ReasoningModule, RobotReference, SelectionHead
-from embervlm.models.language import LanguageModel, PrefixCache, join
+from embervlm.models.language import LanguageModel, PrefixCache, gathered, join
 from embervlm.models.layout import GENERATED, PAD, SELECT, SELECT_REASONED, query_mask, segment_mask, spent_mentions
 from embervlm.models.selecting import SelectionMixin
 from embervlm.models.vision import VisionEncoder
@@ -33,6 +34,17 @@ class FleetState:
     cache: PrefixCache  # (R, H, L, d) per layer
     summaries: Tensor  # (R, D)
     token_mask: Tensor  # (R, L) boolean
+
+    @classmethod
+    def gathered(cls, parts: Sequence[tuple[FleetState, Tensor]]) -> FleetState:
+        """The given rows (long) of several states as one, in the order given."""
+        length = max(state.token_mask.shape[1] for state, _ in parts)
+        masks = [state.token_mask[rows] for state, rows in parts]
+        return cls(
+            gathered([(state.cache, rows) for state, rows in parts]),
+            torch.cat([state.summaries[rows] for state, rows in parts]),
+            torch.cat([nn.functional.pad(mask, (0, length - mask.shape[1])) for mask in masks]),
+        )
 
 
 @dataclass
@@ -145,6 +157,16 @@ class EmberVLM(SelectionMixin, WritingMixin, PreTrainedModel):
         mask = segment_mask(attention_mask, self.config.prefix_attention == "bidirectional")
         positions = torch.arange(input_ids.shape[1], device=input_ids.device).expand_as(input_ids)
         return self.language(self.language.embed(input_ids), mask, positions)
+
+    def answer_in(self, dtype: torch.dtype) -> EmberVLM:
+        """Compute vision and decoder in bf16 (or float32 again), heads and scores in float32. For answering only.
+
+        The weights of the decoder are converted in place; such a model is not to be trained or saved.
+        """
+        self.vision.compute_dtype = dtype
+        self.language.compute_in(dtype)
+        self.__dict__.pop("_fleet_cache", None)
+        return self
 
     def embed_images(self, features: Tensor) -> Tensor:
         """Features (B, P, V) → unit vectors (B, projection_dim) in the shared space."""

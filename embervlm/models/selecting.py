@@ -5,22 +5,24 @@ Shape legend: B batch, N robots of a fleet.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from embervlm.data.prompts import chain_pieces, parse_generated, without_brackets
+from embervlm.data.prompts import chain_pieces, parse_generated, robot_text, without_brackets
 from embervlm.fleet import Fleet, Robot
+from embervlm.models.attention import recorded_attention
 
 if TYPE_CHECKING:
     from embervlm.data.processor import EmberVLMProcessor
     from embervlm.models.generation import Generation
     from embervlm.models.modeling import EmberVLM, FleetState
 
-#: Distinct fleets whose keys and values are kept; the oldest leaves first.
+#: Distinct fleets whose keys and values are kept; the one that was not asked about for longest leaves first.
 FLEET_CACHE = 16
 
 
@@ -28,6 +30,8 @@ class SelectionMixin:
     """The questions a user asks an `EmberVLM`. All run without gradients, in eval mode."""
 
     _processor: Any = None
+    #: As FLEET_CACHE, for this model.
+    fleet_cache_size: int = FLEET_CACHE
 
     @property
     def processor(self: EmberVLM) -> EmberVLMProcessor:  # type: ignore[misc]
@@ -89,25 +93,43 @@ class SelectionMixin:
         reasoning: bool = False,
         batch_size: int = 64,
         max_new_tokens: int = 192,
+        attention: bool = False,
     ) -> list[dict[str, Any]]:
         """`select_robots` for many requests at once: mappings with `image`, `task`, `fleet`.
 
         A request may carry `reasoning_text`, a list of steps that the chain opens with (mentions as `[Name]`).
         Besides `select_robots`' keys an answer has `scores` (fleet order, before calibration), `direct_scores` (without
-        the chain) and `steps` (the chain with mentions in brackets).
+        the chain) and `steps` (the chain with mentions in brackets); with `attention` also where in the picture each
+        robot's selection token looked, (N, side, side) in fleet order and summing to one per robot, or None.
         """
         answers: list[dict[str, Any]] = []
         for chunk in _chunks(requests, batch_size):
+            if reasoning:
+                answers.extend(_drained(self.reason(chunk, max_new_tokens, attention)))
+                continue
             fleets = [Fleet.of(r.get("fleet")) for r in chunk]
             batch = self._batch(chunk, fleets)
-            if not reasoning:
-                scores = self(**batch, select=True).scores
-                answers.extend(self._answer(scores[i], fleets[i]) for i in range(len(chunk)))
-                continue
-            batch |= self._forced(chunk, fleets)
-            start = torch.full((len(chunk),), self.config.token_ids["<|reasoning_start|>"], device=self.device)
-            written = self.generate(**batch, start_ids=start, max_new_tokens=max_new_tokens, select=True)
-            answers.extend(self._reasoned_answer(written, i, fleets[i]) for i in range(len(chunk)))
+            with recorded_attention() if attention else nullcontext() as weights:
+                output = self(**batch, select=True)
+            answers.extend(self._answer(output.scores[i], fleets[i]) for i in range(len(chunk)))
+            if attention:
+                self._looked(answers[-len(chunk) :], batch, weights or [])
+        return answers
+
+    @torch.inference_mode()
+    def reason(  # type: ignore[misc]
+        self: EmberVLM, requests: Sequence[dict[str, Any]], max_new_tokens: int = 192, attention: bool = False
+    ) -> Generator[tuple[Tensor, Tensor], Tensor | None, list[dict[str, Any]]]:
+        """`select_many` with reasoning for one batch, a token at a time; see `write` for what goes back and forth."""
+        fleets = [Fleet.of(r.get("fleet")) for r in requests]
+        batch = self._batch(requests, fleets) | self._forced(requests, fleets)
+        start = torch.full((len(requests),), self.config.token_ids["<|reasoning_start|>"], device=self.device)
+        written = yield from self.write(
+            **batch, start_ids=start, max_new_tokens=max_new_tokens, select=True, attention=attention
+        )
+        answers = [self._reasoned_answer(written, i, fleets[i]) for i in range(len(requests))]
+        if attention:
+            self._looked(answers, batch, written.attention or [])
         return answers
 
     @torch.inference_mode()
@@ -162,18 +184,31 @@ class SelectionMixin:
 
     def fleet_state(self: EmberVLM, robots: Sequence[Robot]) -> FleetState:  # type: ignore[misc]
         """The state of robots, read once and kept for the next request with the same ones."""
-        from embervlm.data.prompts import robot_text
+        return self._fleet_states([Fleet(robots)])[0]
 
-        key = (self._weights_version(), tuple(robot_text(r) for r in robots))
+    def knows_fleet(self: EmberVLM, robots: Sequence[Robot]) -> bool:  # type: ignore[misc]
+        """Whether the state of these robots is kept."""
+        return self._fleet_key(robots) in self.__dict__.get("_fleet_cache", {})
+
+    def _fleet_key(self: EmberVLM, robots: Sequence[Robot]) -> tuple[Any, ...]:  # type: ignore[misc]
+        return self._weights_version(), tuple(robot_text(r) for r in robots)
+
+    def _fleet_states(self: EmberVLM, fleets: Sequence[Fleet]) -> list[FleetState]:  # type: ignore[misc]
+        """A state per fleet; those that are not kept are read in one pass."""
         cache: dict[Any, FleetState] = self.__dict__.setdefault("_fleet_cache", {})
-        if key not in cache:
-            batch = self.processor.robots([Fleet(robots)])
+        keys = [self._fleet_key(fleet) for fleet in fleets]
+        states = {key: cache.pop(key) for key in dict.fromkeys(keys) if key in cache}
+        missing = {key: fleet for key, fleet in zip(keys, fleets, strict=True) if key not in states}
+        if missing:
+            batch = self.processor.robots(list(missing.values()))
             mask = batch["robot_attention_mask"].to(self.device)
-            state = self.read_robots(batch["robot_input_ids"].to(self.device), mask)
-            while len(cache) >= FLEET_CACHE:
-                cache.pop(next(iter(cache)))
-            cache[key] = state
-        return cache[key]
+            read = self.read_robots(batch["robot_input_ids"].to(self.device), mask)
+            for key, rows in zip(missing, batch["robot_index"], strict=True):
+                states[key] = type(read).gathered([(read, rows[rows >= 0].to(self.device))])
+        cache.update(states)  # at the end: asked about last
+        while len(cache) > self.fleet_cache_size:
+            cache.pop(next(iter(cache)))
+        return [states[key] for key in keys]
 
     def _weights_version(self: EmberVLM) -> tuple[int, str]:  # type: ignore[misc]
         # In-place updates of a parameter raise its version: a trained model never answers from an old cache.
@@ -187,11 +222,19 @@ class SelectionMixin:
                 raise ValueError("task: empty; say what is to be done")
         batch: dict[str, Any] = self.processor.texts(tasks)
         batch |= self.processor.images([r.get("image") for r in chunk])
-        if all(f == fleets[0] for f in fleets):
-            batch["robot_index"] = torch.arange(len(fleets[0])).expand(len(chunk), -1)
-            batch["fleet"] = self.fleet_state(fleets[0])
+        distinct = list(dict.fromkeys(fleets))
+        if len(distinct) > self.fleet_cache_size:
+            batch |= self.processor.robots(fleets)  # a dataset's fleets come once: nothing to keep
         else:
-            batch |= self.processor.robots(fleets)
+            states = self._fleet_states(distinct)
+            sizes = torch.tensor([len(fleet) for fleet in distinct])
+            first = dict(zip(distinct, (sizes.cumsum(0) - sizes).tolist(), strict=True))
+            place = torch.arange(int(sizes.max())).expand(len(chunk), -1)
+            own = torch.tensor([len(fleet) for fleet in fleets])[:, None]
+            start = torch.tensor([first[fleet] for fleet in fleets])[:, None]
+            batch["robot_index"] = torch.where(place < own, place + start, -1)
+            parts = [(s, torch.arange(len(f), device=self.device)) for s, f in zip(states, distinct, strict=True)]
+            batch["fleet"] = states[0] if len(states) == 1 else type(states[0]).gathered(parts)
         return {k: v.to(self.device) if isinstance(v, Tensor) else v for k, v in batch.items()}
 
     def _forced(self: EmberVLM, chunk: Sequence[dict[str, Any]], fleets: Sequence[Fleet]) -> dict[str, Any]:  # type: ignore[misc]
@@ -236,6 +279,37 @@ class SelectionMixin:
         answer["reasoning"] = "\n".join(without_brackets(step) for step in steps)
         answer["direct_scores"] = written.scores[row, : len(fleet)].float().cpu().numpy()
         return answer
+
+    def _looked(  # type: ignore[misc]
+        self: EmberVLM, answers: Sequence[dict[str, Any]], batch: dict[str, Any], weights: Sequence[Tensor]
+    ) -> None:
+        """Put the mean over layers and heads of what each robot's selection token gave the picture into its answer.
+
+        Of the weights the last pass counts: (B, H, N, K) per layer, the keys being fleet, picture, task, queries.
+        """
+        layers = self.config.decoder_config().num_hidden_layers
+        index, mask = batch["robot_index"], batch.get("image_mask")
+        start = index.shape[1] * batch["fleet"].token_mask.shape[1] if "fleet" in batch else 0
+        if "robot_input_ids" in batch:
+            start = index.shape[1] * batch["robot_input_ids"].shape[1]
+        cells = self.config.image_tokens
+        side = round(cells**0.5)
+        for i, answer in enumerate(answers):
+            answer["attention"] = None
+            if mask is None or not bool(mask[i]):
+                continue
+            seen = torch.stack([w[i, :, -index.shape[1] :, start : start + cells].mean(0) for w in weights[-layers:]])
+            seen = seen.mean(0)[: len(answer["scores"])]
+            seen = seen / seen.sum(-1, keepdim=True).clamp_min(1e-12)
+            answer["attention"] = seen.view(-1, side, side).cpu().numpy()
+
+
+def _drained(steps: Generator[Any, Any, list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            return end.value
 
 
 def _chunks(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:

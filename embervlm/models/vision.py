@@ -34,7 +34,10 @@ class VisionEncoder(nn.Module):
             self.register_buffer(name, value)
         self.image_mean: Tensor
         self.image_std: Tensor
+        #: What a fused copy computes in; features come back as float32 whatever it is.
+        self.compute_dtype = torch.float32
         self._fused: list[Any] = []  # in a list, so that it is no submodule and is never saved
+        self._fused_from: tuple[int, torch.dtype] | None = None
 
     def load_weights(self, source: str, config: EmberVLMConfig) -> None:
         """Pretrained weights from the timm hub ("timm") or a safetensors file; an error if they do not fit."""
@@ -53,13 +56,18 @@ class VisionEncoder(nn.Module):
 
     def train(self, mode: bool = True) -> VisionEncoder:
         """As `nn.Module.train`, but with frozen statistics it stays in eval mode."""
-        self._fused.clear()
+        if mode:  # `eval()` before every answer keeps the copy: fusing takes longer than an answer
+            self._fused.clear()
         return super().train(mode and not self.frozen)
 
     def inference_copy(self) -> Any:
-        if not self._fused:
+        """The fused copy of the backbone, made anew where a weight has changed in place since."""
+        tensors = (*self.backbone.parameters(), *self.backbone.buffers())
+        made_from = (sum(t._version for t in tensors), self.compute_dtype)
+        if not self._fused or self._fused_from != made_from:
             fused = reparameterize_model(self.backbone.eval(), inplace=False)
-            self._fused.append(fused.requires_grad_(False).to(memory_format=torch.channels_last))
+            fused = fused.requires_grad_(False).to(self.compute_dtype).to(memory_format=torch.channels_last)
+            self._fused, self._fused_from = [fused], made_from
         return self._fused[0]
 
     def forward(self, pixel_values: Tensor) -> Tensor:
@@ -71,5 +79,7 @@ class VisionEncoder(nn.Module):
             features = self.backbone.forward_features(pixel_values)
         else:
             with torch.no_grad():
-                features = self.inference_copy().forward_features(pixel_values)
+                features = self.inference_copy().forward_features(pixel_values.to(self.compute_dtype))
+                if self.compute_dtype != torch.float32:
+                    features = features.float()
         return features.flatten(2).transpose(1, 2)
