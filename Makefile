@@ -15,7 +15,7 @@ ARGS ?=
 TEST_THREADS ?= 2
 PYTEST := OMP_NUM_THREADS=$(TEST_THREADS) $(BIN)/python -m pytest
 
-.PHONY: help env demo down test test-slow lint format freeze clean
+.PHONY: help env demo serve down test test-slow lint format freeze clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -39,6 +39,10 @@ demo: env ## train all four stages on a local Ray cluster, and ask the model; ru
 	@$(BIN)/python cluster/local.py submit -- python jobs/train_all.py --config $(CONFIG) \
 	  --output_dir "$(OUTPUT)" $(ARGS) data.dir="$(OUTPUT)/data"
 	@echo "The cluster stays up for the next job; make down stops it."
+
+serve: env ## answer robot-selection requests on http://127.0.0.1:8000 with the registry's champion, until Ctrl-C
+	@$(BIN)/python serve/local.py --config $(CONFIG) output_dir="$(OUTPUT)" data.dir="$(OUTPUT)/data" \
+	  serving.state_dir="$(OUTPUT)/serving" $(ARGS)
 
 down: ## stop the Ray cluster that this checkout started, and no other
 	@if test -f .state/cluster.json; then $(BIN)/python cluster/local.py stop; else echo "no cluster of this checkout runs"; fi

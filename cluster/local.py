@@ -120,6 +120,8 @@ def environment() -> dict[str, str]:
         **{name: str(port) for name, port in zip(METRIC_PORTS, free_ports(len(METRIC_PORTS)), strict=True)},
         RAY_ENABLE_UV_RUN_RUNTIME_ENV="0",
         RAY_COLOR_PREFIX="0",
+        # `serve deploy` builds serve.app in the cluster's processes; a job's own copy comes first there.
+        PYTHONPATH=os.pathsep.join((str(ROOT), str(ROOT / "platform"))),
         # `python`, `ray` and `ninja` of this environment, whether or not it is activated in the caller's shell.
         PATH=os.pathsep.join((str(Path(sys.executable).parent), env.get("PATH", ""))),
     )

@@ -42,11 +42,14 @@ def nano_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     The tokenizer sees enough text that a description of EmberWorld fits what the model reads.
     """
+    import torch
+
     from embervlm import EmberVLM, EmberVLMConfig, EmberVLMProcessor
     from embervlm.data.prompts import robot_text
     from embervlm.fleet import default_fleet
     from embervlm.world.dataset import corpus
 
+    torch.manual_seed(0)
     config = EmberVLMConfig.preset("embervlm-nano")
     words = [*(robot_text(robot) for robot in default_fleet()), *corpus(seed=1, count=1500)]
     processor = EmberVLMProcessor.build(config, words)

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
-from pydantic_core import PydanticCustomError
 
 from ember_platform.config_data import (
     DATASETS,
@@ -24,7 +23,8 @@ from ember_platform.config_data import (
     Location,
     Section,
 )
-from ember_platform.config_yaml import ConfigError, apply_overrides, explain, read
+from ember_platform.config_serving import ServingConfig
+from ember_platform.config_yaml import ConfigError, apply_overrides, explain, fault, read
 
 __all__ = [
     "ROBOT_SOURCE",
@@ -36,6 +36,7 @@ __all__ = [
     "EvaluationConfig",
     "RegistryConfig",
     "RunConfig",
+    "ServingConfig",
     "StageConfig",
     "TeacherConfig",
     "TrackingConfig",
@@ -72,9 +73,9 @@ class ClusterConfig(Section):
     @model_validator(mode="after")
     def _threads(self) -> ClusterConfig:
         if self.threads_per_worker != "auto" and self.threads_per_worker < 1:
-            raise _fault("cluster.threads_per_worker", "a worker needs at least one thread")
+            raise fault("cluster.threads_per_worker", "a worker needs at least one thread")
         if self.min_workers is not None and self.min_workers > self.num_workers:
-            raise _fault("cluster.min_workers", f"{self.min_workers} is more than num_workers ({self.num_workers})")
+            raise fault("cluster.min_workers", f"{self.min_workers} is more than num_workers ({self.num_workers})")
         return self
 
 
@@ -224,12 +225,13 @@ class RunConfig(Section):
     teacher: TeacherConfig = Field(default=TeacherConfig(), description="distillation of stage 2")
     evaluation: EvaluationConfig = Field(default=EvaluationConfig(), description="the test split")
     registry: RegistryConfig = Field(default=RegistryConfig(), description="names and the gate")
+    serving: ServingConfig = Field(default=ServingConfig(), description="the endpoint")
 
     @model_validator(mode="after")
     def _across(self) -> RunConfig:
         """What no single field can know."""
         if not self.sources:
-            raise _fault(
+            raise fault(
                 "data.sources", "empty, and neither data.datasets nor data.robot_data is set: there is nothing to read"
             )
         _check_data(self.data)
@@ -238,7 +240,7 @@ class RunConfig(Section):
             _check_stage(key, stage, self)
             needed = f"stage{max(int(key), 1)}"
             if needed not in served:
-                raise _fault(
+                raise fault(
                     "data.counts",
                     f"stage {key} is configured and no source has records for it: give data.counts.{needed} for "
                     f"emberworld, name a dataset that serves it, or leave the stage out",
@@ -263,8 +265,8 @@ class RunConfig(Section):
         return stage
 
     def digest(self) -> str:
-        """sha256 (hex) of the canonical JSON of everything."""
-        return _digest(self.model_dump(mode="json"))
+        """sha256 (hex) of the canonical JSON of everything that a run depends on: how it is served is no part of it."""
+        return _digest(self.model_dump(mode="json", exclude={"serving"}))
 
     def stage_digest(self, number: int) -> str:
         """sha256 (hex) of what influences the weights of a stage, its data and its parent aside.
@@ -294,31 +296,27 @@ def _digest(value: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _fault(key: str, message: str) -> PydanticCustomError:
-    return PydanticCustomError("config", "{message}", {"key": key, "message": message})
-
-
 def _check_data(data: DataConfig) -> None:
     """The fields of the data against each other."""
     if data.robot_fold >= data.robot_folds:
-        raise _fault("data.robot_fold", f"{data.robot_fold} is no fold of {data.robot_folds}")
+        raise fault("data.robot_fold", f"{data.robot_fold} is no fold of {data.robot_folds}")
     for name, dataset in data.datasets.items():
         at = f"data.datasets.{name}"
         if name in (WORLD_SOURCE, ROBOT_SOURCE, "shard"):
-            raise _fault(at, "this name is taken; robot-selection files are named by data.robot_data")
+            raise fault(at, "this name is taken; robot-selection files are named by data.robot_data")
         if dataset.format is None and name not in DATASETS:
-            raise _fault(f"{at}.format", f"{name!r} is no format, so one must be given: {', '.join(DATASETS)}")
+            raise fault(f"{at}.format", f"{name!r} is no format, so one must be given: {', '.join(DATASETS)}")
         form = data.format_of(name)
         if form in ("vqa_v2", "ok_vqa") and dataset.questions is None:
-            raise _fault(
+            raise fault(
                 f"{at}.questions", f"{form} has questions and annotations in two files, and this one is missing"
             )
         if form not in ("reasoning", "cc3m") and dataset.images is None:
-            raise _fault(f"{at}.images", f"{form} needs the folder of its pictures")
+            raise fault(f"{at}.images", f"{form} needs the folder of its pictures")
         if dataset.augment > 1 and form != "reasoning":
-            raise _fault(f"{at}.augment", "only tasks have other wordings (reasoning; data.robot_augment)")
+            raise fault(f"{at}.augment", "only tasks have other wordings (reasoning; data.robot_augment)")
         if dataset.validation + dataset.test >= 1:
-            raise _fault(f"{at}.test", "validation and test together leave nothing to train on")
+            raise fault(f"{at}.test", "validation and test together leave nothing to train on")
 
 
 def _check_stage(key: str, stage: StageConfig, config: RunConfig) -> None:
@@ -326,37 +324,35 @@ def _check_stage(key: str, stage: StageConfig, config: RunConfig) -> None:
     at = f"stages.{key}"
     if stage.phase_epochs is not None:
         if key != "4":
-            raise _fault(f"{at}.phase_epochs", "only stage 4 has phases")
+            raise fault(f"{at}.phase_epochs", "only stage 4 has phases")
         if len(stage.phase_epochs) != 2 or sum(stage.phase_epochs) != stage.epochs:
-            raise _fault(f"{at}.phase_epochs", f"two numbers whose sum is epochs ({stage.epochs}) are needed")
+            raise fault(f"{at}.phase_epochs", f"two numbers whose sum is epochs ({stage.epochs}) are needed")
     rates = stage.learning_rate if isinstance(stage.learning_rate, list) else [stage.learning_rate]
     phases = 2 if key == "4" else 1
     if isinstance(stage.learning_rate, list) and len(rates) != phases:
-        raise _fault(f"{at}.learning_rate", f"stage {key} has {phases} phase(s), and {len(rates)} rates are given")
+        raise fault(f"{at}.learning_rate", f"stage {key} has {phases} phase(s), and {len(rates)} rates are given")
     if min(rates) <= 0:
-        raise _fault(f"{at}.learning_rate", f"must be above 0, and {min(rates)} is not")
+        raise fault(f"{at}.learning_rate", f"must be above 0, and {min(rates)} is not")
     share = config.cluster.num_workers * stage.gradient_accumulation
     if stage.batch_size % share:
-        raise _fault(
+        raise fault(
             f"{at}.batch_size",
             f"{stage.batch_size} does not divide by cluster.num_workers × gradient_accumulation ({share})",
         )
     if stage.optimizer == "muon" and stage.zero_stage:
-        raise _fault(
+        raise fault(
             f"{at}.optimizer",
             f"muon updates whole matrices, which zero_stage {stage.zero_stage} takes apart; use zero_stage 0 or adamw",
         )
     unknown = sorted(set(stage.mixing) - set(config.sources))
     if unknown:
-        raise _fault(f"{at}.mixing", f"{unknown[0]!r} is no source of this run; there are {', '.join(config.sources)}")
+        raise fault(f"{at}.mixing", f"{unknown[0]!r} is no source of this run; there are {', '.join(config.sources)}")
     serving = [source for source in config.sources if f"stage{max(int(key), 1)}" in config.data.stages_of(source)]
     idle = sorted(set(stage.mixing) - set(serving))
     if idle:
-        raise _fault(
-            f"{at}.mixing", f"{idle[0]!r} has no records for stage {key}; it is served by {', '.join(serving)}"
-        )
+        raise fault(f"{at}.mixing", f"{idle[0]!r} has no records for stage {key}; it is served by {', '.join(serving)}")
     if stage.mixing and not any(stage.mixing.get(source, 1.0) for source in serving):
-        raise _fault(f"{at}.mixing", "every source has weight 0, so there is nothing to train on")
+        raise fault(f"{at}.mixing", "every source has weight 0, so there is nothing to train on")
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:

@@ -15,6 +15,7 @@ from typing import Any
 
 import yaml
 from pydantic import BaseModel, ValidationError
+from pydantic_core import PydanticCustomError
 
 #: Where each dotted key was set: "configs/laptop.yaml:12" or "override 'seed=x'".
 Origins = dict[str, str]
@@ -22,6 +23,11 @@ Origins = dict[str, str]
 
 class ConfigError(ValueError):
     """A configuration that cannot be used. The message names file, line, dotted key and what is allowed."""
+
+
+def fault(key: str, message: str) -> PydanticCustomError:
+    """An error that names its dotted key, for checks across fields."""
+    return PydanticCustomError("config", "{message}", {"key": key, "message": message})
 
 
 class _Loader(yaml.SafeLoader):

@@ -250,6 +250,39 @@ def load(config: RunConfig, uri: str | None = None) -> Any:
     return mlflow_module().pyfunc.load_model(uri or f"models:/{config.registry.prefix}@{CHAMPION}")
 
 
+@dataclass(frozen=True)
+class Registered:
+    """A version in the registry; `alias` is the one it was asked for by, if any."""
+
+    name: str
+    version: int
+    alias: str | None
+    source: str
+    tags: dict[str, str]
+
+
+def resolve(config: RunConfig, uri: str, client: MlflowClient | None = None) -> Registered:
+    """What `models:/name@alias`, `models:/name/version` or `models:/name` (the latest) means at this moment.
+
+    Args:
+        client: of the store, where it was opened before.
+
+    Raises:
+        RegistryError: there is no such version or alias.
+    """
+    client = client or open_store(config)
+    name, _, alias = uri.removeprefix("models:/").partition("@")
+    if alias:
+        version = _alias(client, name, alias)
+        if version is None:
+            raise RegistryError(f"{uri}: {name} has no alias {alias!r} in {tracking_uri(config)}")
+    else:
+        name, _, number = name.partition("/")
+        version = int(number) if number.isdigit() else None
+    found = _find(client, name, version)
+    return Registered(name, int(found.version), alias or None, str(found.source), dict(found.tags))
+
+
 def model_folder(config: RunConfig, uri: str) -> Path:
     """The `from_pretrained` folder of a registered model; other texts are taken as folders.
 
@@ -261,17 +294,12 @@ def model_folder(config: RunConfig, uri: str) -> Path:
         if not (folder / "config.json").is_file():
             raise RegistryError(f"{uri}: not a saved model, it has no config.json; give a folder or models:/name@alias")
         return folder
+    return registered_folder(config, resolve(config, uri))
+
+
+def registered_folder(config: RunConfig, found: Registered) -> Path:
+    """The `from_pretrained` folder of a version, fetched where it is not on this machine."""
     mlflow = mlflow_module()
-    client = open_store(config)
-    name, _, alias = uri.removeprefix("models:/").partition("@")
-    if alias:
-        version = _alias(client, name, alias)
-        if version is None:
-            raise RegistryError(f"{uri}: {name} has no alias {alias!r} in {tracking_uri(config)}")
-    else:
-        name, _, number = name.partition("/")
-        version = int(number) if number.isdigit() else None
-    found = _find(client, name, version)
     local = mlflow.artifacts.download_artifacts(artifact_uri=found.source, tracking_uri=tracking_uri(config))
     artifacts = mlflow.models.Model.load(local).flavors["python_function"]["artifacts"]
     return Path(local, artifacts["model"]["path"])
