@@ -97,8 +97,12 @@ def check_command(line: str) -> None:
     elif words[:3] == ["ray", "job", "submit"]:
         assert words[3:6] == ["--runtime-env", "cluster/runtime_env.yaml", "--"]
         check_command(shlex.join(words[6:]))
-    elif words[0] == "python" and words[1].startswith(("jobs/", "benchmarks/")):
+    elif words[:2] == ["python", "benchmarks/serve.py"]:
+        script(words[1]).parser().parse_args(words[2:])
+    elif words[0] == "python" and words[1].startswith(("jobs/", "serve/", "benchmarks/")):
         check_job(words[1:])
+    elif words[0] == "curl":
+        assert "http://127.0.0.1:8000/" in line  # each is run against an endpoint by tests/serve/test_endpoint.py
     else:
         pytest.fail(f"no rule checks this command: {line}")
 
@@ -143,7 +147,7 @@ def test_python_example_runs(where: str, code: str, workplace: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "folder", ["embervlm", "platform", "jobs", "cluster", "configs", "benchmarks", "docs", "tests"]
+    "folder", ["embervlm", "platform", "jobs", "serve", "cluster", "configs", "benchmarks", "docs", "tests"]
 )
 def test_readme_tells_what_each_folder_is(folder: str) -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
