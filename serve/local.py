@@ -89,14 +89,14 @@ def run(config: RunConfig, stop: threading.Event) -> None:
             signal.signal(number, partial(_asked_to_end, stop))
         serve.start(http_options={"host": serving.host, "port": serving.port})
         page = PAGE if PAGE.is_dir() else None
-        serve.run(application(config, page), name=NAME)
+        replicas = serve.run(application(config, page), name=NAME)
         print(f"serving on http://{serving.host}:{serving.port} (Ctrl-C ends it)", flush=True)
         stop.wait()
         print("ending: what is under way is finished first (Ctrl-C again: not even that)", flush=True)
-        serve.run(
-            application(config, page, draining=True), name=NAME
-        )  # what comes now is refused, and told when to retry
-        with suppress(TimeoutError):  # a minute is waited for what is under way
+        # What comes now is refused, and told when to try again. A replica that does not answer is not waited for.
+        with suppress(TimeoutError):
+            replicas.broadcast("drain").results(timeout_s=10, return_exceptions=True)
+        with suppress(TimeoutError):  # nor is what takes longer than a minute
             serve.delete(NAME)
     finally:
         if ray.is_initialized():

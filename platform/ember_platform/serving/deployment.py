@@ -113,6 +113,10 @@ class Selector:
         changed = {**self._config.serving.rollout.model_dump(), **dict(user_config.get("rollout", {}))}
         self.service.reconfigure(RolloutConfig.model_validate(changed), bool(user_config.get("draining", False)))
 
+    def drain(self) -> None:
+        """Refuse what is new from now on, and finish what is under way; for `DeploymentHandle.broadcast`."""
+        self.service.draining = True
+
     def check_health(self) -> None:
         """See `Service.check`."""
         self.service.check()
@@ -161,13 +165,8 @@ def build(args: Mapping[str, Any], page: Path | None) -> Application:
     return application(load_config(known.config, known.overrides), page)
 
 
-def application(config: RunConfig, page: Path | None, draining: bool = False) -> Application:
-    """Both deployments, with the replicas, limits and scaling that the configuration asks for.
-
-    Args:
-        draining: the replicas refuse what is new and finish what they have; run over the same one without, they change
-            to that and nothing is started anew.
-    """
+def application(config: RunConfig, page: Path | None) -> Application:
+    """Both deployments, with the replicas, limits and scaling that the configuration asks for."""
     serving = config.serving
     replica, scaling = serving.replica, serving.scaling
     shared = serve.deployment(name=STATE, num_replicas=1, max_ongoing_requests=1000, ray_actor_options={"num_cpus": 0})(
@@ -193,7 +192,7 @@ def application(config: RunConfig, page: Path | None, draining: bool = False) ->
         health_check_timeout_s=20,
         graceful_shutdown_timeout_s=max(20.0, replica.deadline_s),
         ray_actor_options={"num_cpus": replica.cpus, "num_gpus": replica.gpus},
-        user_config={"rollout": {}, "draining": draining},
+        user_config={"rollout": {}, "draining": False},
     )(serve.ingress(None)(Selector))
     return selector.bind(config.model_dump(mode="json"), shared, str(page) if page else None)
 
