@@ -1,8 +1,8 @@
 """How requests come in: the environment that Ray Serve's processes need, and a tighter HAProxy than Ray's own.
 
 HAProxy costs a request far less time than Ray's Python proxy. As Ray configures it, its statistics and metrics are open
-on every interface, and without a replica it answers 500. The script that is put before it here moves both ports to the
-loopback address and gives it a 503 with Retry-After instead.
+on every interface, without a replica it answers 500, and while the application starts or ends 404. The script that is put
+before it here moves both ports to the loopback address and gives it a 503 with Retry-After for both.
 
     eval "$(python -m ember_platform.serving.ingress --config configs/laptop.yaml)"
 
@@ -37,7 +37,9 @@ previous=
 for argument in "$@"; do
   if [ "$previous" = "-f" ]; then
     sed -i -e 's/^\\( *bind \\)[*]\\{0,1\\}:\\(METRICS\\|STATS\\) *$/\\1127.0.0.1:\\2/' \\
-      -e 's|^\\( *errorfile 50[234]\\) .*|\\1 ERRORFILE|' "$argument" || exit 1
+      -e 's|^\\( *errorfile 50[234]\\) .*|\\1 ERRORFILE|' \\
+      -e 's|^\\( *http-request return status \\)404 content-type text/plain lf-string .*|\\1503 errorfile ERRORFILE|' \\
+      "$argument" || exit 1
   fi
   previous=$argument
 done

@@ -138,6 +138,7 @@ def test_haproxy_is_kept_to_this_machine_and_says_503(tmp_path: Path, monkeypatc
     config.write_text(
         "    errorfile 503 /tmp/500.http\nfrontend prometheus\n    bind :9101\nfrontend http_frontend\n"
         "    bind *:8000\nlisten stats\n  bind *:8404\n"
+        'backend default_backend\n    http-request return status 404 content-type text/plain lf-string "no %[path]"\n'
     )
     done = subprocess.run([script, "-db", "-f", str(config)], capture_output=True, text=True, check=True)
     assert done.stdout == f"ran -db -f {config}\n"
@@ -145,6 +146,7 @@ def test_haproxy_is_kept_to_this_machine_and_says_503(tmp_path: Path, monkeypatc
     assert lines == [
         f"errorfile 503 {tmp_path / '503.http'}", "frontend prometheus", "bind 127.0.0.1:9101",
         "frontend http_frontend", "bind *:8000", "listen stats", "bind 127.0.0.1:8404",
+        "backend default_backend", f"http-request return status 503 errorfile {tmp_path / '503.http'}",
     ]  # fmt: skip
     head, _, body = (tmp_path / "503.http").read_bytes().partition(b"\r\n\r\n")
     assert f"Content-Length: {len(body)}".encode() in head
