@@ -1,8 +1,8 @@
 """How requests come in: the environment that Ray Serve's processes need, and a tighter HAProxy than Ray's own.
 
 HAProxy costs a request far less time than Ray's Python proxy. As Ray configures it, its statistics and metrics are open
-on every interface, without a replica it answers 500, and while the application starts or ends 404. The script that is put
-before it here moves both ports to the loopback address and gives it a 503 with Retry-After for both.
+on every interface, without a replica it answers 500, and while the application starts or ends 404. The script that is
+put before it here moves both ports to the loopback address and gives it a 503 with Retry-After for both.
 
     eval "$(python -m ember_platform.serving.ingress --config configs/laptop.yaml)"
 
