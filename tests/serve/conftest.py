@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """The system's Chromium without a window."""
+    """The system's Chromium without a window. No longer than a module: while it is up, this thread has an event loop."""
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
