@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     """The system's Chromium, no window. No longer than a module: while it is up, this thread has an event loop."""
-    from playwright.sync_api import sync_playwright
+    from playwright.sync_api import expect, sync_playwright
+
+    expect.set_options(timeout=120_000)  # of a machine that does other things too
 
     with sync_playwright() as playwright:
         # Root, as in a container, can have no sandbox.

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from playwright.sync_api import expect
 
 from ember_platform.client import (
     ApiError,
@@ -123,14 +124,14 @@ def test_the_page_and_the_endpoint_agree(endpoint: str, browser: Browser, tmp_pa
     page.on("console", lambda said: complaints.append(said.text) if said.type in ("error", "warning") else None)
     page.on("pageerror", lambda error: complaints.append(str(error)))
     page.goto(endpoint)
-    page.wait_for_function("document.querySelectorAll('.robot').length === 5")
+    expect(page.locator(".robot")).to_have_count(len(default_fleet()))
     assert "Answering: folder version dir-" in page.inner_text("#served")
     page.click("#ours button >> nth=0")
     page.wait_for_selector("#preview:not([hidden])")
     page.click("#ask")
     page.wait_for_selector("#status:has-text('Send ')")
     assert len(texts(page, "#ranking li")) == len(default_fleet())
-    page.wait_for_function("document.getElementById('heat').width > 10")
+    expect(page.locator("#heat")).to_have_attribute("width", re.compile(r"\d\d"))
     assert complaints == []
     # A picture to the browser and none to the endpoint.
     (tmp_path / "drawing.svg").write_text(

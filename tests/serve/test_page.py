@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from PIL import Image
+from playwright.sync_api import expect
 
 from tests.platform.client.fakes import running
 from tests.serve.fakes import CHROMIUM, ORDER, PAGE, STEPS, PageServer, texts
@@ -46,9 +47,8 @@ def page(browser: Browser, url: str, complaints: list[str]) -> Iterator[Page]:
     opened.on("console", lambda said: complaints.append(said.text) if said.type in ("error", "warning") else None)
     opened.on("pageerror", lambda error: complaints.append(str(error)))
     opened.goto(url)
-    opened.wait_for_function(
-        "document.querySelectorAll('.robot').length === 5 || !document.getElementById('key-card').hidden"
-    )
+    # By locators: the page's policy forbids the evaluation that waiting for an expression needs.
+    opened.locator(".robot").nth(4).or_(opened.locator("#key-card:not([hidden])")).first.wait_for(state="attached")
     yield opened
     opened.close()
     assert complaints == []
@@ -109,7 +109,7 @@ def test_where_it_looked_is_over_the_picture_and_in_words(page: Page, tmp_path: 
     page.wait_for_selector("#preview:not([hidden])")
     ask(page)
     done(page)
-    page.wait_for_function("document.getElementById('heat').width > 10")
+    expect(page.locator("#heat")).to_have_attribute("width", re.compile(r"\d\d"))
     assert "upper left (50 %)" in page.inner_text("#look-words")
     page.select_option("#look", "Robot with Wheels")
     assert "middle centre (50 %)" in page.inner_text("#look-words")
