@@ -11,9 +11,10 @@ OUTPUT ?= $(CURDIR)/outputs
 CONFIG ?= configs/laptop.yaml
 # Extra arguments of the job, e.g. make demo ARGS="--stages 3,4 stages.3.epochs=4"
 ARGS ?=
-# What BLAS and OpenMP may take in a test process; jobs set their own from the worker's share of the cores.
-TEST_THREADS ?= 2
-PYTEST := OMP_NUM_THREADS=$(TEST_THREADS) $(BIN)/python -m pytest
+# Processes that run the tests, with one thread each; the tests that take minutes run one by one. Jobs set their own threads
+# from the worker's share of the cores.
+TEST_PROCESSES ?= 2
+PYTEST := $(BIN)/python -m pytest
 
 .PHONY: help env demo serve down test test-slow lint format freeze clean
 .DEFAULT_GOAL := help
@@ -57,10 +58,10 @@ format: env ## let ruff rewrite what it can
 	@$(BIN)/ruff format .
 
 test: lint ## what CI runs: lint, types, every test that takes seconds
-	$(PYTEST) -m "not slow"
+	OMP_NUM_THREADS=1 $(PYTEST) -m "not slow" --numprocesses $(TEST_PROCESSES) --dist loadgroup
 
 test-slow: env ## the tests that take minutes
-	$(PYTEST) -m slow --timeout 3000
+	OMP_NUM_THREADS=2 $(PYTEST) -m slow --timeout 3000
 
 freeze: ## write constraints.txt from .venv
 	@$(BIN)/python -m pip list --format freeze --exclude-editable --disable-pip-version-check | grep -v -E '^(pip|wheel|setuptools)==' > constraints.part

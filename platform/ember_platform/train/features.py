@@ -197,8 +197,8 @@ class OnRay:
         ensure_ray(job.config)
         cluster = job.config.cluster
         options = {"num_cpus": cluster.cpus_per_worker, "num_gpus": 1 if cluster.use_gpu else 0}
-        task: Any = ray.remote(function).options(**options)
-        return ray.get(task.remote(job))
+        task: Any = ray.remote(_called).options(**options)  # Ray takes functions only, no partial
+        return ray.get(task.remote(function, job))
 
     def encode(self, job: Job, shards: Sequence[int]) -> Iterator[dict[str, Any]]:
         """Ray Data actors, as many as there are training workers."""
@@ -217,6 +217,10 @@ class OnRay:
             num_gpus=1 if cluster.use_gpu else None,
         )
         yield from dataset.iter_rows()
+
+
+def _called(function: Callable[[Job], Any], job: Job) -> Any:
+    return function(job)
 
 
 class Encoder:
