@@ -181,6 +181,17 @@ def test_auto_follows_the_measurement_and_keeps_to_it(
     assert features.prepare(fp32, 3, manifest, str(folder), runner=Here(), say=lambda line: None) is None
 
 
+def test_auto_is_decided_on_the_cluster(
+    world: tuple[Path, Manifest], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ray_cluster: Any
+) -> None:
+    folder, manifest = world
+    monkeypatch.setattr(features, "_LEAST_REPEATS", 0)
+    said: list[str] = []
+    features.prepare(config(tmp_path, manifest, "auto"), 3, manifest, str(folder), say=said.append)
+    assert said[0].startswith("stage 3: features of the frozen encoder are ")
+    assert storage.exists(storage.join(str(tmp_path), "stage3", "features.json"))
+
+
 def test_what_is_gained() -> None:
     found = features.Measured(encode=0.010, read=0.0005, bytes=1)
     assert found.gain(1000, 1000, 1) == pytest.approx(-0.5)
