@@ -1,4 +1,4 @@
-"""`embervlm`: look into a model, ask it, draw its world.
+"""`embervlm`: look into a model, ask it, draw its world and the figures of a run.
 
 Each command imports what it needs when it runs, so that `--help` is quick. What a user can put right is one line on
 stderr and exit code 2; `--debug` shows where it came from.
@@ -66,6 +66,18 @@ def parser() -> argparse.ArgumentParser:
     world.add_argument("--out", type=Path, default=Path("world.png"), metavar="FILE", help="the contact sheet")
     world.add_argument("--json", action="store_true", help="print JSON")
     world.set_defaults(run=_world)
+
+    figures = commands.add_parser("figures", help="draw the figures of a run again from what it recorded")
+    figures.add_argument(
+        "--run", type=Path, default=Path("outputs"), dest="folder", metavar="DIR", help="the run's folder"
+    )
+    figures.add_argument("--dpi", type=int, default=300, help="resolution of PNG files (default: 300)")
+    figures.add_argument("--safe-colors", action="store_true", help="colours that everybody can tell apart")
+    figures.add_argument("--no-series", action="store_true", help="leave out the folders with a figure per step")
+    figures.add_argument("--workers", type=int, default=2, metavar="N", help="processes that draw (default: 2)")
+    figures.add_argument("--report", action="store_true", help="write report.html, report.pdf and figures/latex/, too")
+    figures.add_argument("--json", action="store_true", help="print JSON")
+    figures.set_defaults(run=_figures)
     return program
 
 
@@ -216,6 +228,32 @@ def _as_text(number: int, record: Record) -> str:
     lines += [f"   {step}" for step in record.reasoning]
     lines += [f"   {step['order']}. {step['subtask']} ({step['robot']})" for step in record.plan]
     return "\n".join(lines)
+
+
+# ------------------------------------------------------------------- figures
+
+
+def _figures(args: argparse.Namespace) -> None:
+    for name in ("dpi", "workers"):
+        _positive(f"--{name}", getattr(args, name))
+    from embervlm.monitoring.gallery import Options, draw_run
+
+    options = Options(dpi=args.dpi, safe_colors=args.safe_colors, series=not args.no_series)
+    report = draw_run(args.folder, options, args.workers)
+    written: list[Path] = []
+    if args.report:
+        from embervlm.monitoring.report import write_html, write_latex, write_pdf
+
+        written = [
+            write_html(args.folder, safe_colors=args.safe_colors),
+            write_pdf(args.folder),
+            write_latex(args.folder),
+        ]
+    if args.json:
+        drawn = {f"{o.home}/{o.name}": [str(path) for path in o.files] for o in report.drawn()}
+        print(json.dumps({"drawn": drawn, "not_drawn": report.missing(), "reports": list(map(str, written))}, indent=2))
+        return
+    print("\n".join([report.text(), *(f"wrote {path}" for path in written)]))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,1 @@
+"""One visualizer per stage; `embervlm.monitoring.stage_visualizations` has them all."""
