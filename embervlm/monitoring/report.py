@@ -154,8 +154,8 @@ def _embedded(figure: Shown) -> str:
 
 
 def _opened(path: Path) -> Image.Image:
-    with Image.open(path) as picture:
-        picture = picture.convert("RGB")
+    with Image.open(path) as file:
+        picture = file.convert("RGB")
         if picture.width > _WIDTH:
             picture = picture.resize((_WIDTH, round(picture.height * _WIDTH / picture.width)), Image.Resampling.LANCZOS)
         return picture

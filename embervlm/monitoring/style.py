@@ -11,9 +11,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from matplotlib.colors import LinearSegmentedColormap, to_rgb
+from matplotlib.typing import RcKeyType
 
-STYLE: dict[str, Any] = {
+STYLE: dict[RcKeyType, Any] = {
     "font.size": 9.0,
     "axes.titlesize": 10.5,
     "axes.titleweight": "bold",
@@ -123,6 +125,5 @@ def short(name: str) -> str:
 
 def fade(color: str) -> LinearSegmentedColormap:
     """A colour map from nearly white to darkened `color`: one robot's surface."""
-    dark = tuple(0.55 * part for part in to_rgb(color))
-    pale = tuple(0.85 + 0.15 * part for part in to_rgb(color))
-    return LinearSegmentedColormap.from_list(f"fade-{color}", [pale, color, dark])
+    base = np.array(to_rgb(color))
+    return LinearSegmentedColormap.from_list(f"fade-{color}", np.stack([0.85 + 0.15 * base, base, 0.55 * base]))

@@ -154,7 +154,7 @@ def carbon_footprint(figure: Figure, data: CarbonFootprint, palette: Palette) ->
     order = [g for g in np.argsort(-grams, kind="stable") if grams[g] > 0]
     boxes = squarify.squarify(squarify.normalize_sizes([float(grams[g]) for g in order], 160, 100), 0, 0, 160, 100)
     for g, box in zip(order, boxes, strict=True):
-        color = UNKNOWN if np.isnan(cost[g]) else shades.to_rgba(min(cost[g], norm.vmax or 1.0))
+        color = UNKNOWN if np.isnan(cost[g]) else shades.to_rgba(np.minimum(cost[g], norm.vmax or 1.0))
         if np.isnan(cost[g]):
             per = "gain not measured"
         else:

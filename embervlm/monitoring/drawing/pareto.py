@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
@@ -95,7 +96,7 @@ def _names(
     ax.margins(0.16, 0.16)
     ax.autoscale_view()
     centres = ax.transData.transform(np.column_stack([cost, data.accuracy])) * 72 / ax.figure.dpi
-    frame = ax.bbox.extents * 72 / ax.figure.dpi
+    frame = np.asarray(ax.bbox.extents) * 72 / ax.figure.dpi
     radii = np.sqrt(sizes) / 2
     taken = [(x - r, y - r, x + r, y + r) for (x, y), r in zip(centres, radii, strict=True)]
     for i in np.argsort(-data.accuracy):
@@ -175,7 +176,7 @@ def _legend(figure: Figure, ax: Axes, image: Any, shade: str) -> None:
         title_fontsize=7,
     )
     for handle in shown.legend_handles:
-        if hasattr(handle, "set_sizes"):
+        if isinstance(handle, PathCollection):
             handle.set_sizes([45.0])
     if image is not None:
         parts.colorbar(figure, image, ax, shade)

@@ -32,8 +32,8 @@ def step_axis(axis: Any, count: int = 6) -> None:
     axis.set_major_formatter(lambda value, place: f"{value:,.0f}")
 
 
-def text_on(rgba: Sequence[float]) -> str:
-    """Black or white, whichever can be read on the colour."""
+def text_on(rgba: Any) -> str:
+    """Black or white, whichever can be read on the colour (red, green, blue, …; 0 to 1)."""
     red, green, blue = rgba[:3]
     return "white" if 0.299 * red + 0.587 * green + 0.114 * blue < 0.55 else INK
 

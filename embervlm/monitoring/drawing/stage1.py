@@ -109,8 +109,8 @@ def embedding_panel(
     blue, orange = palette.pair("modality")
     for a, b in zip(image, text, strict=True):
         ax.plot([a[0], b[0]], [a[1], b[1]], color="#cccccc", linewidth=0.4, zorder=1)
-    ax.scatter(*image.T, s=10, color=blue, marker="o", label="Images", zorder=2, linewidths=0)
-    ax.scatter(*text.T, s=12, color=orange, marker="^", label="Texts", zorder=3, linewidths=0)
+    ax.scatter(image[:, 0], image[:, 1], s=10, color=blue, marker="o", label="Images", zorder=2, linewidths=0)
+    ax.scatter(text[:, 0], text[:, 1], s=12, color=orange, marker="^", label="Texts", zorder=3, linewidths=0)
     ax.set_title(title)
     ax.set_xlabel(f"pair cosine {figures[0]:.2f} · R@1 {figures[1]:.0%}", fontsize=8)
     ax.set(xticks=[], yticks=[])

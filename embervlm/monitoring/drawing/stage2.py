@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -69,9 +69,8 @@ def _confidence_spans(ax: Axes, mean: Values, palette: Palette) -> None:
     for t in range(1, len(kinds) + 1):
         if t == len(kinds) or kinds[t] != kinds[start]:
             if kinds[start]:
-                look = {"color": purple, "alpha": 0.12} if kinds[start] > 0 else {"color": orange, "alpha": 0.18}
-                hatch = None if kinds[start] > 0 else "//"
-                ax.axvspan(start + 0.5, t + 0.5, linewidth=0, hatch=hatch, zorder=0.5, **look)
+                color, alpha, hatch = (purple, 0.12, None) if kinds[start] > 0 else (orange, 0.18, "//")
+                ax.axvspan(start + 0.5, t + 0.5, color=color, alpha=alpha, linewidth=0, hatch=hatch, zorder=0.5)
             start = t
 
 
@@ -147,7 +146,7 @@ def distillation_gap(figure: Figure, data: DistillationGap, palette: Palette) ->
 def response_lengths(figure: Figure, data: ResponseLengths, palette: Palette) -> None:
     """Split violins per task: generated left, reference right, with means and medians."""
     ax = figure.add_subplot()
-    looks = (
+    looks: tuple[tuple[str, Values, str, Literal["low", "high"], str], ...] = (
         ("Generated", data.generated, palette.pair("stage2")[0], "low", ""),
         ("Reference", data.target, palette.pair("stage2")[1], "high", "//"),
     )
@@ -169,13 +168,13 @@ def response_lengths(figure: Figure, data: ResponseLengths, palette: Palette) ->
     ax.set_title(f"Response length by task, step {data.step:,}")
 
 
-def _half_violin(ax: Axes, lengths: Values, place: int, color: str, side: str, hatch: str) -> None:
+def _half_violin(ax: Axes, lengths: Values, place: int, color: str, side: Literal["low", "high"], hatch: str) -> None:
     """One half: the density where there is one, the median as a line, the mean as a diamond, both with their value."""
     if not lengths.size:
         return
     sign = -1 if side == "low" else 1
     if np.ptp(lengths) > 0:
-        drawn: Any = ax.violinplot(lengths, [place], widths=0.8, showextrema=False, side=side)  # type: ignore[call-arg]
+        drawn: Any = ax.violinplot(lengths, [place], widths=0.8, showextrema=False, side=side)
         for body in drawn["bodies"]:
             body.set(facecolor=color, edgecolor=INK, linewidth=0.7, alpha=0.6, hatch=hatch)
     median, mean = float(np.median(lengths)), float(lengths.mean())

@@ -100,12 +100,12 @@ class CrossStageVisualizer(Canvas):
             rows = {_stage(name): row for name, row in emissions_per_stage.items()}
             stages = sorted(rows)
             data = CarbonFootprint(
-                stages=stages,
-                gain=[rows[s].get("gain", np.nan) for s in stages],
-                parts=["training"] * len(stages),
+                stages=np.array(stages),
+                gain=np.array([rows[s].get("gain", np.nan) for s in stages]),
+                parts=("training",) * len(stages),
                 stage=np.arange(len(stages)),
-                grams=[rows[s]["grams"] for s in stages],
-                kwh=[rows[s]["kwh"] for s in stages],
+                grams=np.array([rows[s]["grams"] for s in stages]),
+                kwh=np.array([rows[s]["kwh"] for s in stages]),
                 accounting=accounting,
             )
         caption = "\n".join(line for line in (data.accounting, data.source) if line)
@@ -136,7 +136,7 @@ class CrossStageVisualizer(Canvas):
             padded = [np.pad(row, (0, most - len(row)), constant_values=np.nan) for row in (*runs.values(), whole)]
             data = Ablation(
                 components=tuple(runs),
-                scores=padded[:-1],
+                scores=np.array(padded[:-1]),
                 baseline=padded[-1],
                 metric=metric,
                 replaced=("",) * len(runs),
@@ -172,7 +172,7 @@ class CrossStageVisualizer(Canvas):
         if not rows:
             raise FigureDataError("no metrics yet: call update_stage_metrics(stage, metrics) first")
         stage, metrics, values = zip(*rows, strict=True)
-        return StageMetrics(stage=stage, metrics=metrics, values=values)
+        return StageMetrics(stage=np.array(stage), metrics=metrics, values=np.array(values))
 
 
 def _stage(name: int | str) -> int:
@@ -191,22 +191,22 @@ def _benchmarks(
     ends = [scales.get(name, PERCENT) for name in rows]
     return BenchmarkProgression(
         benchmarks=tuple(rows),
-        stages=stages,
-        scores=[[row.get(stage, np.nan) for stage in stages] for row in rows.values()],
-        lowest=[low for low, _ in ends],
-        highest=[high for _, high in ends],
+        stages=np.array(stages),
+        scores=np.array([[row.get(stage, np.nan) for stage in stages] for row in rows.values()]),
+        lowest=np.array([low for low, _ in ends]),
+        highest=np.array([high for _, high in ends]),
     )
 
 
 def _models(rows: Sequence[Mapping[str, Any]], benchmark: str) -> EfficiencyPareto:
     return EfficiencyPareto(
-        models=[row["name"] for row in rows],
-        parameters=[row["parameters"] for row in rows],
-        accuracy=[row["accuracy"] for row in rows],
-        memory_mb=[row.get("memory_mb", np.nan) for row in rows],
-        deployability=[row.get("deployability", np.nan) for row in rows],
-        ours=[bool(row.get("ours")) for row in rows],
-        origins=[row.get("origin", "") for row in rows],
+        models=tuple(row["name"] for row in rows),
+        parameters=np.array([row["parameters"] for row in rows]),
+        accuracy=np.array([row["accuracy"] for row in rows]),
+        memory_mb=np.array([row.get("memory_mb", np.nan) for row in rows]),
+        deployability=np.array([row.get("deployability", np.nan) for row in rows]),
+        ours=np.array([bool(row.get("ours")) for row in rows]),
+        origins=tuple(row.get("origin", "") for row in rows),
         benchmark=benchmark,
     )
 

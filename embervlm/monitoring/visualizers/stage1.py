@@ -87,7 +87,7 @@ class Stage1Visualizer(Canvas):
     ) -> Drawn:
         """t-SNE of one step (embedding_tsne/step_…); (P, D) embeddings, row p of both is one pair."""
         image, text = matrix("image_embeds", image_embeds), matrix("text_embeds", text_embeds)
-        data = EmbeddingEvolution(steps=[step], image=image[None], text=text[None])
+        data = EmbeddingEvolution(steps=np.array([step]), image=image[None], text=text[None])
         places = draw.layouts(data, n_samples)
         fill = partial(draw.embedding_frame, data=data, places=places, s=0, palette=self.palette)
         return self.draw(f"embedding_tsne/{step_name(step)}", (6.0, 5.6), fill, "", save, vector=False)

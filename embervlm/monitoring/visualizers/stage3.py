@@ -116,7 +116,9 @@ class Stage3Visualizer(Canvas):
         due = places("ground_truth", ground_truth, robot_names)
         counts = np.zeros((1, len(robot_names), len(robot_names)), int)
         np.add.at(counts[0], (due, chosen), 1)
-        return self.plot_confusion_step(ConfusionEvolution(steps=[step], robots=robot_names, counts=counts), 0, save)
+        return self.plot_confusion_step(
+            ConfusionEvolution(steps=np.array([step]), robots=tuple(robot_names), counts=counts), 0, save
+        )
 
     def plot_per_robot_radar(
         self, metrics: Mapping[str, Mapping[str, float]] | RobotRadar, step: int, save: bool = True
@@ -134,12 +136,12 @@ class Stage3Visualizer(Canvas):
         if isinstance(metrics, RobotRadar):
             data = metrics
         else:
-            columns = {
-                key: [row.get(key, np.nan) for row in metrics.values()]
+            precision, recall, f1, confidence = (
+                np.array([row.get(key, np.nan) for row in metrics.values()])
                 for key in ("precision", "recall", "f1", "confidence")
-            }
-            support = [row["support"] for row in metrics.values()]
-            data = RobotRadar(robots=tuple(metrics), **columns, support=support, step=step)
+            )
+            support = np.array([row["support"] for row in metrics.values()])
+            data = RobotRadar(tuple(metrics), precision, recall, f1, confidence, support, step)
         fill = partial(radar.robot_radar, data=data, palette=self.palette)
         return self.draw(f"radar_charts/{step_name(step)}", (7.6, 5.4), fill, data.source, save, vector=False)
 
