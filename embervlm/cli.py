@@ -74,6 +74,7 @@ def parser() -> argparse.ArgumentParser:
     figures.add_argument("--dpi", type=int, default=300, help="resolution of PNG files (default: 300)")
     figures.add_argument("--safe-colors", action="store_true", help="colours that everybody can tell apart")
     figures.add_argument("--no-series", action="store_true", help="leave out the folders with a figure per step")
+    figures.add_argument("--changed", action="store_true", help="draw only what was recorded since it was drawn last")
     figures.add_argument("--workers", type=int, default=2, metavar="N", help="processes that draw (default: 2)")
     figures.add_argument("--report", action="store_true", help="write report.html, report.pdf and figures/latex/, too")
     figures.add_argument("--json", action="store_true", help="print JSON")
@@ -238,7 +239,7 @@ def _figures(args: argparse.Namespace) -> None:
         _positive(f"--{name}", getattr(args, name))
     from embervlm.monitoring.gallery import Options, draw_run
 
-    options = Options(dpi=args.dpi, safe_colors=args.safe_colors, series=not args.no_series)
+    options = Options(dpi=args.dpi, safe_colors=args.safe_colors, series=not args.no_series, changed=args.changed)
     report = draw_run(args.folder, options, args.workers)
     written: list[Path] = []
     if args.report:

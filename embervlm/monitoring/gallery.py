@@ -32,12 +32,16 @@ VISUALIZERS: dict[str, type[Canvas]] = {
 
 @dataclass(frozen=True)
 class Options:
-    """How figures are drawn: resolution, colours, and whether PDF and SVG and the per-step series are made."""
+    """How figures are drawn: resolution, colours, whether PDF and SVG and the per-step series are made.
+
+    With `changed` a figure whose files are newer than its data stays as it is.
+    """
 
     dpi: int = 300
     safe_colors: bool = False
     vector: bool = True
     series: bool = True
+    changed: bool = False
 
 
 @dataclass(frozen=True)
@@ -100,6 +104,7 @@ class GalleryReport:
                 "not_drawn": o.reason or None,
                 "finding": o.finding,
                 "source": o.source,
+                "series": o.name in SERIES,
             }
             for o in self.outcomes
         ]
@@ -130,25 +135,38 @@ def draw_entry(run: str | Path, entry: Entry, options: Options | None = None) ->
     start = time.perf_counter()
     store, home, name = FigureStore(run), entry.kind.home, entry.kind.name
     canvas = visualizer(run, home, options)
+    kept = _up_to_date(store, entry, canvas) if options is not None and options.changed else ()
     try:
         data = store.read(entry.kind)
         if data is None:
-            place = store.folder(entry.kind).relative_to(store.run).as_posix()
-            return _not_drawn(canvas, entry, f"nothing was recorded in {place}/")
-        getattr(canvas, entry.method)(data)
+            return _not_drawn(canvas, entry, store.reason(entry.kind))
+        if not kept:
+            getattr(canvas, entry.method)(data)
     except FigureDataError as error:
         return _not_drawn(canvas, entry, str(error))
-    files = sorted(canvas.written, key=lambda path: (path.parent != canvas.output_dir, path.suffix != ".png"))
+    files = sorted(kept or canvas.written, key=lambda path: (path.parent != canvas.output_dir, path.suffix != ".png"))
     seconds = time.perf_counter() - start
     return Outcome(home, name, tuple(files), "", finding(data), data.source, entry.key, seconds)
 
 
+def _places(canvas: Canvas, entry: Entry) -> list[Path]:
+    """Every file that a figure may have."""
+    places = (place.rpartition("/") for place in ("png", "gif", "png/png", "pdf/pdf", "svg/svg"))
+    return [canvas.output_dir / folder / f"{entry.kind.name}.{ending}" for folder, _, ending in places]
+
+
+def _up_to_date(store: FigureStore, entry: Entry, canvas: Canvas) -> list[Path]:
+    """The figure's files where there are some and all are newer than its data; else none."""
+    files = [path for path in _places(canvas, entry) if path.is_file()]
+    data = [path.stat().st_mtime_ns for path in store.folder(entry.kind).glob("*")]
+    fresh = files and data and min(path.stat().st_mtime_ns for path in files) > max(data)
+    return files if fresh else []
+
+
 def _not_drawn(canvas: Canvas, entry: Entry, reason: str) -> Outcome:
-    name = entry.kind.name
-    for place in ("png", "gif", "png/png", "pdf/pdf", "svg/svg"):
-        folder, _, ending = place.rpartition("/")
-        (canvas.output_dir / folder / f"{name}.{ending}").unlink(missing_ok=True)
-    return Outcome(entry.kind.home, name, reason=reason, key=entry.key)
+    for path in _places(canvas, entry):
+        path.unlink(missing_ok=True)
+    return Outcome(entry.kind.home, entry.kind.name, reason=reason, key=entry.key)
 
 
 # ---------------------------------------------------------------------- series

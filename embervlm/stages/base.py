@@ -9,7 +9,7 @@ import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Batch", "Gather", "Stage", "StageModule", "chunks", "draws", "to_device"]
 
+T = TypeVar("T")
 Batch = dict[str, Any]
 
 
@@ -117,9 +118,9 @@ def draws(records: Sequence[Record], seed: int, count: int) -> np.ndarray:
     return np.array([np.random.default_rng(key).random(count) for key in keys]).reshape(len(records), count)
 
 
-def chunks(records: Iterable[Record], size: int) -> Iterator[list[Record]]:
+def chunks(records: Iterable[T], size: int) -> Iterator[list[T]]:
     """Consecutive groups of at most `size` records."""
-    group: list[Record] = []
+    group: list[T] = []
     for record in records:
         group.append(record)
         if len(group) == size:

@@ -30,17 +30,26 @@ def info_nce(
         left_all, right_all: (B·workers, E) those of all workers, gathered with gradients.
         logit_scale: logarithm of the inverse temperature, bounded at ln 100 as in CLIP.
         rank_offset: row of this worker's first pair in the global batch.
+
+    Returns:
+        `loss`; apart for each direction the loss and the share of pairs found; and the mean cosine distance of pairs
+        (`positive_distance`) and of all others (`negative_distance`).
     """
     scale = logit_scale.clamp(max=4.6052).exp()
     target = torch.arange(left.shape[0], device=left.device) + rank_offset
     forward, backward = scale * left @ right_all.T, scale * right @ left_all.T
     loss_forward, loss_backward = F.cross_entropy(forward, target), F.cross_entropy(backward, target)
+    cosine = (forward / scale).detach()
+    pairs = cosine.gather(1, target[:, None])
+    others = max(1, cosine.numel() - pairs.numel())
     return {
         "loss": (loss_forward + loss_backward) / 2,
         "loss_i2t": loss_forward.detach(),
         "loss_t2i": loss_backward.detach(),
         "acc_i2t": (forward.argmax(1) == target).float().mean(),
         "acc_t2i": (backward.argmax(1) == target).float().mean(),
+        "positive_distance": 1 - pairs.mean(),
+        "negative_distance": 1 - (cosine.sum() - pairs.sum()) / others,
     }
 
 

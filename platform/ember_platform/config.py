@@ -34,6 +34,7 @@ __all__ = [
     "DataConfig",
     "DatasetConfig",
     "EvaluationConfig",
+    "FiguresConfig",
     "RegistryConfig",
     "RunConfig",
     "ServingConfig",
@@ -185,6 +186,19 @@ class EvaluationConfig(Section):
     baselines: bool = Field(default=True, description="measure the baselines too: true or false")
 
 
+class FiguresConfig(Section):
+    """Figures, reports and the energy that a run takes."""
+
+    enabled: bool = Field(default=True, description="measure and draw after each stage: true or false")
+    snapshots: int = Field(
+        default=3, ge=0, description="weights kept within a phase for its figures, removed once measured; 0 is none"
+    )
+    safe_colors: bool = Field(default=False, description="colours that everybody can tell apart: true or false")
+    country: str = Field(
+        default="USA", pattern=r"^[A-Z]{3}$", description="three-letter code of the country whose grid the energy is of"
+    )
+
+
 class GateConfig(Section):
     """What a challenger must show to become champion."""
 
@@ -224,6 +238,7 @@ class RunConfig(Section):
     tracking: TrackingConfig = Field(default=TrackingConfig(), description="MLflow and Weights & Biases")
     teacher: TeacherConfig = Field(default=TeacherConfig(), description="distillation of stage 2")
     evaluation: EvaluationConfig = Field(default=EvaluationConfig(), description="the test split")
+    figures: FiguresConfig = Field(default=FiguresConfig(), description="figures, reports, energy")
     registry: RegistryConfig = Field(default=RegistryConfig(), description="names and the gate")
     serving: ServingConfig = Field(default=ServingConfig(), description="the endpoint")
 

@@ -7,14 +7,17 @@ that fails is logged, counted and, for metrics, kept for the next attempt, which
 
 from __future__ import annotations
 
+import functools
 import logging
 import math
 import os
 import time
 import warnings
 from collections import Counter, deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ember_platform import storage
@@ -44,6 +47,18 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
         else:
             flat[f"{prefix}{key}"] = str(value)
     return flat
+
+
+@contextmanager
+def _local_file(path: str) -> Iterator[Path]:
+    """A file as a local one: itself where it is local, else a copy under its own name that is removed again."""
+    if storage.is_local(path):
+        yield Path(storage.resolve(path)[1])
+        return
+    with TemporaryDirectory(prefix="embervlm-file-") as temporary:
+        local = Path(temporary, path.rsplit("/", 1)[-1])
+        local.write_bytes(storage.read_bytes(path))
+        yield local
 
 
 class Tracker:
@@ -224,6 +239,30 @@ class Tracker:
 
         self._try("log an artifact", send)
 
+    def log_figures(self, figures: Iterable[tuple[str, str, str]]) -> None:
+        """Pictures of the present run: MLflow artifacts, and images in a W&B run of each group.
+
+        Args:
+            figures: group ("stage1_align"), key ("stage1/similarity_3d") and path of each PNG.
+        """
+        groups: dict[str, dict[str, str]] = {}
+        for group, key, path in figures:
+            groups.setdefault(group, {})[key] = path
+        for group, images in groups.items():
+            with ExitStack() as opened:
+                local = {key: opened.enter_context(_local_file(path)) for key, path in images.items()}
+                for key, file in local.items():
+                    self.log_artifact(file, f"figures/{key.partition('/')[0]}")
+                self._start_wandb("figures", {}, group)
+                if self._wandb_run is not None:
+                    self._guard("log figures to W&B", functools.partial(self._log_images, local))
+                self._end_wandb("FINISHED")
+
+    def _log_images(self, images: Mapping[str, Path]) -> None:
+        import wandb
+
+        self._wandb_run.log({key: wandb.Image(str(path)) for key, path in images.items()})
+
     def flush(self, force: bool = False) -> None:
         """Send the buffered metrics. After a failure nothing is sent for a while, unless forced."""
         self._last_flush = self._clock()
@@ -301,7 +340,7 @@ class Tracker:
             return "online" if os.environ.get("WANDB_API_KEY") else "offline"
         return tracking.wandb_mode
 
-    def _start_wandb(self, name: str, params: Mapping[str, Any] | None) -> None:
+    def _start_wandb(self, name: str, params: Mapping[str, Any] | None, group: str | None = None) -> None:
         self._end_wandb("FINISHED")
         mode = self.wandb_mode()
         if mode == "disabled":
@@ -318,7 +357,7 @@ class Tracker:
                 mode=mode,  # type: ignore[arg-type]
                 dir=local,
                 name=name,
-                group=f"{self._group}-{(self.parent_run_id or 'alone')[:8]}",
+                group=group or f"{self._group}-{(self.parent_run_id or 'alone')[:8]}",
                 job_type=name,
                 config={**self.config.model_dump(mode="json"), **(params or {})},
                 reinit="create_new",

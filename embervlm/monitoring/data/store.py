@@ -10,6 +10,8 @@ part twice.
 from __future__ import annotations
 
 import re
+import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -19,6 +21,7 @@ D = TypeVar("D", bound=FigureData)
 
 _STEP = re.compile(r"step-(\d+)$")
 _FINAL = "final"
+_NOTE = "not_measured.txt"
 
 
 class FigureStore:
@@ -39,6 +42,26 @@ class FigureStore:
         """Keep the data under the step that it was recorded at; returns the path of its JSON."""
         step = data.last_step()
         return data.save(self.folder(type(data)) / (_FINAL if step is None else f"step-{step:06d}"))
+
+    def note(self, kind: type[FigureData], reason: str) -> None:
+        """Keep why a figure's data could not be measured."""
+        folder = self.folder(kind)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / _NOTE).write_text(f"{reason}\n", encoding="utf-8")
+
+    def reason(self, kind: type[FigureData]) -> str:
+        """Why a figure has no data: what was noted, else that nothing was recorded."""
+        path = self.folder(kind) / _NOTE
+        if path.is_file():
+            return path.read_text(encoding="utf-8").strip()
+        return f"nothing was recorded in {self.folder(kind).relative_to(self.run).as_posix()}/"
+
+    def clear(self, home: str, keep: Sequence[type[FigureData]] = ()) -> None:
+        """Forget what was measured for a stage, or across them, but for some figures."""
+        kept = {kind.name for kind in keep}
+        for folder in (self.home(home) / "figure_data").glob("*/"):
+            if folder.name not in kept:
+                shutil.rmtree(folder)
 
     def stems(self, kind: type[FigureData]) -> list[Path]:
         """Every part without ending, in the order of their steps."""

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ember_platform import storage
+from ember_platform import figures, storage
 from ember_platform.config import RunConfig
 from ember_platform.data.manifest import Manifest
 from ember_platform.train import folders, setup
@@ -47,15 +47,29 @@ class ModelDesk:
             definition.finish(module, processor, records)
             self._save(model, processor, final)
 
-    def evaluate(self, stage: int, folder: str) -> tuple[dict[str, Any], str]:
-        """The content of metrics.json for a model on the test split, and the same as a table."""
+    def evaluate(self, stage: int, folder: str, keep: str | None = None) -> tuple[dict[str, Any], str]:
+        """The content of metrics.json for a model on the test split, and the same as a table; `keep` takes the rows."""
         from ember_platform.measure import measure_stage
         from embervlm.evaluation import format_table
 
         with folders.fetched(folder) as local:
             content = measure_stage(self.config, stage, local)
-        del content["tables"]
+        tables = content.pop("tables")
+        if keep is not None:
+            folders.write_json(keep, tables)
         return content, format_table(content["metrics"], content["baselines"])
+
+    def measure_figures(self, stage: int) -> dict[str, Any]:
+        """What a stage's figures are drawn from; says what the stage gained."""
+        return figures.measure(self.config, stage, self.data_dir, say=lambda line: None)
+
+    def measure_across(self) -> None:
+        """What the figures across stages are drawn from."""
+        figures.measure_rest(self.config, self.data_dir)
+
+    def draw(self, report: bool) -> list[str]:
+        """Draw what is new and, at the end, write the reports; lines that say what was done."""
+        return figures.draw(self.config, report)
 
     def ask(self, folder: str, stage: int) -> dict[str, Any]:
         """One worked answer: a test record's picture and task where there is one, and what the model says."""

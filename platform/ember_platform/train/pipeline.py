@@ -13,9 +13,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ember_platform import storage
+from ember_platform import figures, storage
 from ember_platform.config import RunConfig
 from ember_platform.data.manifest import Manifest
+from ember_platform.energy import metered
 from ember_platform.train import folders
 from ember_platform.train.plan import Start, check, first_model, wanted_stages
 from ember_platform.train.stage_run import StageResult, run_stage
@@ -104,6 +105,7 @@ class _Pipeline:
         self.tracking_run = self.tracker.start_pipeline({"data_digest": manifest.digest})
         self.versions: dict[int, int] = {}
         self.outcome = Outcome(storage.join(config.output_dir, folders.FINAL), [])
+        self.drawn_again = False
 
     def call(self, method: str, *arguments: Any) -> Any:
         """A method of the model desk, waited for."""
@@ -138,16 +140,17 @@ class _Pipeline:
             self.say(f"stage {number}: done before, in {final}")
         else:
             self.say(f"stage {number}: starts from {parent}")
-            result = run_stage(
-                self.config,
-                number,
-                digest=digest,
-                parent=parent,
-                data_dir=data_dir,
-                resume=resume,
-                tracking_run=self.tracking_run,
-                observers=self.observers,
-            )
+            with metered(self.config, folder, "training"):
+                result = run_stage(
+                    self.config,
+                    number,
+                    digest=digest,
+                    parent=parent,
+                    data_dir=data_dir,
+                    resume=resume,
+                    tracking_run=self.tracking_run,
+                    observers=self.observers,
+                )
             self.call("finish", number, result.best, final)
             done = self.finished(number, result, digest, data_digest, (parent, parent_digest))
             folders.write_json(storage.join(folder, folders.DONE), done)
@@ -177,6 +180,7 @@ class _Pipeline:
             "best": {"phase": result.state.phase, "step": best.step, "validation": best.metrics},
             "startup_seconds": {name: round(value, 3) for name, value in result.startup.items()},
             "evaluated": False,
+            "figures": False,
             "version": None,
         }
 
@@ -186,7 +190,8 @@ class _Pipeline:
         final = storage.join(folder, folders.FINAL)
         metrics = folders.read_json(path) if done["evaluated"] else None
         if metrics is None:
-            metrics = self.measured(number, final, done)
+            with metered(self.config, folder, "evaluation"):
+                metrics = self.measured(number, final, done)
             folders.write_json(path, metrics)
             done["evaluated"] = True
             folders.write_json(storage.join(folder, folders.DONE), done)
@@ -196,6 +201,13 @@ class _Pipeline:
             folders.write_json(storage.join(folder, folders.DONE), done)
         if done["version"] is not None:
             self.versions[number] = int(done["version"])
+        if self.config.figures.enabled and number > 0 and not done.get("figures"):
+            self.say(f"stage {number}: measuring and drawing its figures")
+            with metered(self.config, folder, "figures"):
+                self.call("measure_figures", number)
+                self.call("draw", False)
+            self.drawn_again = done["figures"] = True
+            folders.write_json(storage.join(folder, folders.DONE), done)
 
     def measured(self, number: int, final: str, done: dict[str, Any]) -> dict[str, Any]:
         """The content of metrics.json: the test split's figures; of stage 0, which no test serves, validation's."""
@@ -210,7 +222,8 @@ class _Pipeline:
                 "data_digest": done["data_digest"],
             }
         self.say(f"stage {number}: measuring on the test split")
-        content, table = self.call("evaluate", number, final)
+        folder = folders.stage_dir(self.config.output_dir, number)
+        content, table = self.call("evaluate", number, final, storage.join(folder, figures.TABLES))
         self.say(table)
         return dict(content)
 
@@ -246,9 +259,19 @@ class _Pipeline:
                 self.serve_version(last)
             if last >= 3:
                 self.outcome.answer = self.call("ask", self.outcome.final, last)
+            if self.drawn_again:
+                self.report()
         except Exception as error:  # noqa: BLE001  as above
             self.outcome.problems.append(f"after the last stage: {type(error).__name__}: {error}")
             self.say(self.outcome.problems[-1])
+
+    def report(self) -> None:
+        """The figures across stages and the reports, and all figures to the trackers."""
+        self.say("figures across stages and reports")
+        self.call("measure_across")
+        for line in self.call("draw", True):
+            self.say(line)
+        self.tracker.log_figures(figures.drawn(self.config))
 
     def serve_version(self, last: int) -> None:
         """Make the last stage's version the challenger, and through the gate the champion."""

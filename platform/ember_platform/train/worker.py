@@ -7,6 +7,7 @@ import copy
 import logging
 import os
 import queue
+import tempfile
 import threading
 import time
 import traceback
@@ -17,7 +18,7 @@ from typing import Any
 
 from ember_platform import storage
 from ember_platform.config import RunConfig
-from ember_platform.train.folders import fetched, stage_dir
+from ember_platform.train.folders import fetched, publish, stage_dir
 
 #: When this process began to import; start-up is measured from there.
 _BORN = time.time()
@@ -179,7 +180,7 @@ class _Worker:
             mode=self.stage.mode,
             snapshot_model=self.snapshot_model,
             report=self.report,
-            observers=[*self.order.observers, self._first_step],
+            observers=[*self.order.observers, self._first_step, self._snapshot],
             log=log.put if log is not None else lambda row: None,
             say=self.say,
             together=self.together,
@@ -248,6 +249,23 @@ class _Worker:
     def _first_step(self, info: Any, row: Any) -> None:
         if "first_step" not in self.clock.parts:
             self.clock.mark("first_step")
+
+    def _snapshot(self, info: Any, row: Any) -> None:
+        """Keep the weights now and then, for figures that show training's course."""
+        figures = self.config.figures
+        if not figures.enabled or self.stage.number == 0:
+            return
+        from ember_platform.figures import snapshot_folder, snapshot_steps
+
+        last = row["phase"] == len(self.plans) - 1
+        if row["phase_step"] not in snapshot_steps(info.steps, figures.snapshots, last):
+            return
+        write = self.snapshot_model()
+        if self.rank == 0:
+            with tempfile.TemporaryDirectory(prefix="embervlm-snapshot-") as temporary:
+                local = Path(temporary, "model")
+                write(local)
+                publish(local, snapshot_folder(stage_dir(self.config.output_dir, self.stage.number), row["step"]))
 
     def ids(self, indices: Any) -> list[str]:
         from ember_platform.data.rows import Rows

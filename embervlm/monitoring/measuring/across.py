@@ -1,0 +1,256 @@
+"""What crosses stages: dynamics, benchmarks, emissions, size and speed of the model that the run made, ablations."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from torch import nn
+
+from embervlm.evaluation import captions as t
+from embervlm.evaluation.asking import Asker, request, subset
+from embervlm.evaluation.baselines import labels_of
+from embervlm.monitoring import data as d
+from embervlm.monitoring.measuring import stage2
+from embervlm.monitoring.measuring.moments import StageRun
+from embervlm.monitoring.measuring.stage1 import distinct
+from embervlm.monitoring.measuring.stage4 import latencies
+
+if TYPE_CHECKING:
+    from embervlm.models.modeling import EmberVLM
+
+SUITE = 128
+RACED = 192
+TIMED = 12
+TITLES = {1: "alignment", 2: "instruction", 3: "robot selection", 4: "reasoning"}
+#: What the edge runtime of this model may take, MB.
+BUDGET_MB = 85.0
+
+
+def measure_across(
+    store: d.FigureStore, runs: Sequence[StageRun], gains: Mapping[int, Mapping[str, Any]], machine: str
+) -> None:
+    """Write the data of the figures across stages, for the stages that the run has.
+
+    Args:
+        store: of the run.
+        runs: its stages in order.
+        gains: what `measure_stage` found of each.
+        machine: what the latencies are measured on, in words.
+    """
+    # Ablations are trainings of their own, whose data another job writes.
+    store.clear("cross", keep=(d.Ablation,))
+    if not store.stems(d.Ablation):
+        store.note(d.Ablation, "no ablation was trained; run jobs/ablate.py with this run's configuration")
+    stages = {run.number: run for run in runs}
+    stage2.lengths(store, stages)
+    dynamics(store, runs)
+    benchmarks(store, runs)
+    carbon(store, runs, gains)
+    pareto(store, stages, machine)
+
+
+def dynamics(store: d.FigureStore, runs: Sequence[StageRun]) -> None:
+    """Loss of every step, the stage's validation metric at every evaluation."""
+    with_metric = [run for run in runs if len(run.evaluations()[0])]
+    if not with_metric:
+        return store.note(d.TrainingDynamics, "no stage has a history with evaluations")
+    found = [(run, *run.evaluations()) for run in with_metric]
+    store.write(
+        d.TrainingDynamics(
+            stages=np.array([run.number for run in with_metric]),
+            titles=tuple(TITLES[run.number] for run in with_metric),
+            steps=tuple(np.asarray(run.history["step"]).astype(int) for run in with_metric),
+            loss=tuple(np.asarray(run.history["loss"], float) for run in with_metric),
+            evaluations=tuple(when for _, when, _ in found),
+            accuracy=tuple(metrics[run.definition.metric] for run, _, metrics in found),
+            samples=np.array([len(run.validation) for run in with_metric]),
+            metrics=tuple(run.definition.metric.replace("_", " ") for run in with_metric),
+            transitions=tuple(np.array(list(run.phase_ends) or [-1]) for run in with_metric),
+            source="histories of the run; the metric is the one that chooses each stage's best, validation split",
+        )
+    )
+    return None
+
+
+# -------------------------------------------------------------------- benchmarks
+
+
+def benchmarks(store: d.FigureStore, runs: Sequence[StageRun]) -> None:
+    """Every stage's product on the test records of all stages."""
+    suites: dict[str, tuple[float, Callable[[EmberVLM], float]]] = {}
+    for run in runs:
+        suites |= _SUITES[min(run.number, 3)](run)
+    scores = np.full((len(suites), len(runs)), np.nan)
+    for g, run in enumerate(runs):
+        model, _ = run.opened(run.product)
+        for b, (_, score) in enumerate(suites.values()):
+            scores[b, g] = score(model)
+    store.write(
+        d.BenchmarkProgression(
+            benchmarks=tuple(suites),
+            stages=np.array([run.number for run in runs]),
+            scores=scores,
+            lowest=np.zeros(len(suites)),
+            highest=np.array([top for top, _ in suites.values()]),
+            source=f"at most {SUITE} test records per suite, the same for every stage's product; a suite before its "
+            "stage is what an untrained head gives",
+        )
+    )
+
+
+Suites = dict[str, tuple[float, Callable[["EmberVLM"], float]]]
+
+
+def _seeing(run: StageRun) -> Suites:
+    pairs = distinct(run.test)[:64]
+
+    def found(model: EmberVLM) -> float:
+        cosine = model.encode_images([r.image for r in pairs]) @ model.encode_texts([r.response for r in pairs]).T
+        return 100 * float((cosine.argmax(axis=1) == np.arange(len(pairs))).mean())
+
+    def told(model: EmberVLM) -> float:
+        from embervlm.data.prompts import CAPTION_PROMPT
+
+        asked = [{"image": r.image, "prompt": r.instruction or CAPTION_PROMPT} for r in pairs]
+        return t.cider_d(model.generate_texts(asked), [r.tags.get("captions") or [r.response] for r in pairs])
+
+    return {f"Retrieval, 1 of {len(pairs)} (%)": (100.0, found), "Captions (CIDEr-D)": (10.0, told)}
+
+
+def _asking(run: StageRun) -> Suites:
+    asked = run.test[:SUITE]
+
+    def exact(model: EmberVLM) -> float:
+        answers = model.generate_texts([{"image": r.image, "prompt": r.instruction} for r in asked], max_new_tokens=24)
+        return 100 * float(t.answer_hits(answers, [r.response for r in asked]).mean())
+
+    return {"Questions, exact (%)": (100.0, exact)}
+
+
+def _choosing(run: StageRun) -> Suites:
+    asked = subset(run.test, SUITE)
+    name = "Robot selection" if run.number == 3 else "Tasks of stage 4"
+
+    def first(model: EmberVLM) -> float:
+        found = model.score_many([request(r) for r in asked])
+        return 100 * float(np.mean([labels_of(r)[s.argmax()] for r, s in zip(asked, found, strict=True)]))
+
+    def team(model: EmberVLM) -> float:
+        found = Asker(model).select([request(r) for r in asked])
+        return 100 * float(np.mean([set(a["team"]) == set(r.labels) for a, r in zip(found, asked, strict=True)]))
+
+    return {f"{name}, first choice (%)": (100.0, first), f"{name}, exact team (%)": (100.0, team)}
+
+
+_SUITES: dict[int, Callable[[StageRun], Suites]] = {1: _seeing, 2: _asking, 3: _choosing}
+
+
+# --------------------------------------------------------------------- emissions
+
+
+def carbon(store: d.FigureStore, runs: Sequence[StageRun], gains: Mapping[int, Mapping[str, Any]]) -> None:
+    """Measured emissions per stage and part, and the points of its own metric that the stage gained."""
+    rows = [(g, row) for g, run in enumerate(runs) for row in run.emissions]
+    if not rows or not sum(row["grams"] for _, row in rows):
+        return store.note(d.CarbonFootprint, "no energy was measured while the run trained")
+    totals: dict[tuple[int, str], list[float]] = {}
+    for g, row in rows:
+        total = totals.setdefault((g, row["part"]), [0.0, 0.0])
+        total[0] += row["grams"]
+        total[1] += row["kwh"]
+    gain = [
+        100 * (gains[run.number]["after"] - gains[run.number]["before"]) if run.number in gains else np.nan
+        for run in runs
+    ]
+    metrics = "; ".join(f"stage {run.number}: {run.definition.metric.replace('_', ' ')}" for run in runs)
+    store.write(
+        d.CarbonFootprint(
+            stages=np.array([run.number for run in runs]),
+            gain=np.array(gain),
+            parts=tuple(part for _, part in totals),
+            stage=np.array([g for g, _ in totals]),
+            grams=np.array([grams for grams, _ in totals.values()]),
+            kwh=np.array([kwh for _, kwh in totals.values()]),
+            accounting="; ".join(sorted({str(row["accounting"]) for _, row in rows})),
+            source=f"points gained on validation by each stage's own metric ({metrics})",
+        )
+    )
+    return None
+
+
+# ------------------------------------------------------------------ size and speed
+
+
+def pareto(store: d.FigureStore, stages: Mapping[int, StageRun], machine: str) -> None:
+    """The run's selecting model in several ways of running it, on the same test records."""
+    run = stages.get(4) or stages.get(3)
+    if run is None:
+        for kind in (d.EfficiencyPareto, d.EdgePareto):
+            store.note(kind, "the run has no stage that selects robots")
+        return
+    model, _ = run.opened(run.product)
+    asked = subset(run.test, RACED)
+    size = _sizes(model)
+    benchmark = f"EmberWorld, first choice (%), {len(asked)} test tasks"
+    ways: list[tuple[str, EmberVLM, dict[str, Any], bool, float]] = [("direct, fp32", model, {}, False, 4.0)]
+    ways.append(("no picture, fp32", model, {"image": None}, False, 4.0))
+    ways.append(("direct, bf16", copy.deepcopy(model).bfloat16(), {}, False, 2.0))
+    if run.number == 4:
+        ways.insert(2, ("with chain, fp32", model, {}, True, 4.0))
+    rows = []
+    for name, one, changes, chain, width in ways:
+        requests = [request(r, **changes) for r in asked]
+        answers = Asker(one).select(requests, reasoning=chain)
+        right = [a["robots"][0]["robot"] in r.labels for a, r in zip(answers, asked, strict=True)]
+        used = size["all"] - (0 if chain else size["reasoning"]) - (size["seeing"] if "image" in changes else 0)
+        wait = float(np.median(latencies(one, requests[:TIMED], chain)))
+        rows.append((name, used, 100 * float(np.mean(right)), used * width / 1e6, wait))
+    names, parameters, accuracy, memory, pace = (np.array(column) for column in zip(*rows, strict=True))
+    titles = tuple(f"EmberVLM, {name}" for name in names)
+    origins = ("measured by this run",) * len(names)
+    single = np.array([not name.endswith("bf16") for name in names])
+    note = "published scores of other models are on other benchmarks, so none stands here; memory: the weights used"
+    store.write(
+        d.EfficiencyPareto(
+            models=tuple(np.array(titles)[single]),
+            parameters=parameters[single],
+            accuracy=accuracy[single],
+            memory_mb=memory[single],
+            deployability=(1 - memory[single] / BUDGET_MB).clip(0, 1),
+            ours=np.ones(int(single.sum()), bool),
+            origins=origins[: int(single.sum())],
+            benchmark=benchmark,
+            deployability_means=f"share of a budget of {BUDGET_MB:.0f} MB that stays free",
+            source=note,
+        )
+    )
+    store.write(
+        d.EdgePareto(
+            models=titles,
+            latency_ms=pace,
+            accuracy=accuracy,
+            memory_mb=memory,
+            power_w=np.full(len(names), np.nan),
+            ours=np.ones(len(names), bool),
+            origins=origins,
+            benchmark=benchmark,
+            device=machine,
+            source=f"{note}; latency: median of {TIMED} single requests, the fleet's texts read before",
+        )
+    )
+
+
+def _sizes(model: EmberVLM) -> dict[str, int]:
+    """Parameters in all, of the parts that only see, and of those that only reason."""
+
+    def count(*parts: nn.Module) -> int:
+        return sum(p.numel() for part in parts for p in part.parameters())
+
+    return {
+        "all": count(model),
+        "seeing": count(model.vision, model.fusion, model.image_pool),
+        "reasoning": count(model.reasoning),
+    }
