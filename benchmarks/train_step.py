@@ -52,7 +52,7 @@ def measure(
         f"stages.{STAGE}.eval_every={steps}",
         f"stages.{STAGE}.save_every={steps}",
     ]
-    fixed += [f"stages.{STAGE}.eval_samples=8", f"output_dir={scratch}"]
+    fixed += [f"stages.{STAGE}.eval_samples=8", f"output_dir={scratch}", "figures.enabled=false"]
     config = load_config(path, [*overrides, *fixed])
     ensure_ray(config)
     manifest = prepare(config)

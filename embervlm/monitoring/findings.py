@@ -10,6 +10,7 @@ import numpy as np
 from embervlm.evaluation.calibration import expected_calibration_error
 from embervlm.monitoring import data as d
 from embervlm.monitoring import statistics as st
+from embervlm.monitoring.drawing.parts import number
 from embervlm.monitoring.style import short
 
 
@@ -139,8 +140,8 @@ def _(data: d.PerplexityByPosition) -> str:
     first, last = (float(np.nanmedian(data.perplexity[i])) for i in (0, -1))
     hard = _best(data.perplexity[-1])
     return (
-        f"The median went from {first:.3g} to {last:.3g}; hardest at the end is position {hard + 1} "
-        f"({data.perplexity[-1, hard]:.3g})."
+        f"The median went from {number(first)} to {number(last)}; hardest at the end is position {hard + 1} "
+        f"({number(data.perplexity[-1, hard])})."
     )
 
 

@@ -158,9 +158,13 @@ def _places(canvas: Canvas, entry: Entry) -> list[Path]:
 def _up_to_date(store: FigureStore, entry: Entry, canvas: Canvas) -> list[Path]:
     """The figure's files where there are some and all are newer than its data; else none."""
     files = [path for path in _places(canvas, entry) if path.is_file()]
-    data = [path.stat().st_mtime_ns for path in store.folder(entry.kind).glob("*")]
-    fresh = files and data and min(path.stat().st_mtime_ns for path in files) > max(data)
-    return files if fresh else []
+    return files if _fresh(files, store, entry.kind) else []
+
+
+def _fresh(files: list[Path], store: FigureStore, kind: type[FigureData]) -> bool:
+    """Whether there are files, and all are newer than the data that they are drawn from."""
+    data = [path.stat().st_mtime_ns for path in store.folder(kind).glob("*")]
+    return bool(files and data) and min(path.stat().st_mtime_ns for path in files) > max(data)
 
 
 def _not_drawn(canvas: Canvas, entry: Entry, reason: str) -> Outcome:
@@ -220,28 +224,44 @@ def _consistencies(store: FigureStore, canvas: v.Stage4Visualizer) -> Iterator[F
         yield data
 
 
-#: Folders of figures per step: name → (stage, what draws them all).
-SERIES: dict[str, tuple[str, Callable[..., Iterator[FigureData]]]] = {
-    "confusion_matrices": ("stage3", _confusions),
-    "radar_charts": ("stage3", _radars),
-    "calibration_plots": ("stage3", _calibrations),
-    "training_curves": ("stage3", _curves),
-    "reasoning_quality": ("stage4", _qualities),
-    "attention_maps": ("stage4", _attentions),
-    "consistency_plots": ("stage4", _consistencies),
+@dataclass(frozen=True)
+class Series:
+    """A folder of figures per step: its data's class, and what draws them all."""
+
+    kind: type[FigureData]
+    draw: Callable[..., Iterator[FigureData]]
+
+    @property
+    def home(self) -> str:
+        """The stage."""
+        return self.kind.home
+
+
+SERIES: dict[str, Series] = {
+    "confusion_matrices": Series(d.ConfusionEvolution, _confusions),
+    "radar_charts": Series(d.RobotRadar, _radars),
+    "calibration_plots": Series(d.Calibration, _calibrations),
+    "training_curves": Series(d.TrainingCurves, _curves),
+    "reasoning_quality": Series(d.ReasoningDashboard, _qualities),
+    "attention_maps": Series(d.AttentionMaps, _attentions),
+    "consistency_plots": Series(d.ReasoningConsistency, _consistencies),
 }
 
 
 def draw_series(run: str | Path, name: str, options: Options | None = None) -> Outcome:
     """Draw one folder of figures per step; what an earlier drawing left in it is removed first."""
     start = time.perf_counter()
-    home, draw = SERIES[name]
-    canvas = visualizer(run, home, options)
-    for old in (canvas.output_dir / name).glob("step_*.png"):
-        old.unlink()
+    series, store = SERIES[name], FigureStore(run)
+    home, canvas = series.home, visualizer(run, series.home, options)
+    old = sorted((canvas.output_dir / name).glob("step_*.png"))
+    if options is not None and options.changed and _fresh(old, store, series.kind):
+        source = store.series(series.kind)[-1].source
+        return Outcome(home, name, tuple(old), "", "", source, f"{home}/{name}", time.perf_counter() - start)
+    for path in old:
+        path.unlink()
     source = reason = ""
     try:
-        for data in draw(FigureStore(run), canvas):
+        for data in series.draw(store, canvas):
             source = data.source
     except FigureDataError as error:
         reason = str(error)
@@ -287,7 +307,7 @@ def draw_run(run: str | Path, options: Options | None = None, workers: int = 1) 
             calls = [pool.submit(_draw, str(run), job, options).result for job in jobs]
         for job, call in zip(jobs, calls, strict=True):
             name = job if isinstance(job, str) else job.kind.name
-            home = SERIES[job][0] if isinstance(job, str) else job.kind.home
+            home = SERIES[job].home if isinstance(job, str) else job.kind.home
             try:
                 outcomes.append(call())
             except Exception as error:  # noqa: BLE001 - raised below, after the other figures

@@ -10,6 +10,7 @@ import contextlib
 import json
 import logging
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from ember_platform import storage
@@ -80,6 +81,4 @@ def _add(meter: Any, path: str, part: str) -> None:
 
 
 def _has_rapl() -> bool:
-    from pathlib import Path
-
     return any(Path("/sys/class/powercap").glob("intel-rapl:*/energy_uj"))

@@ -7,13 +7,13 @@ weights; the rest happens after a stage in the process that also evaluates it.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import platform
-import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -69,7 +69,8 @@ def measure(config: RunConfig, number: int, data_dir: str, say: Callable[[str], 
     with local_run(config) as run:
         gained = measure_stage(FigureStore(run), stage_run(config, number, data_dir, run))
         folders.write_json(str(run / f"stage{number}" / GAIN), gained)
-        shutil.rmtree(run / f"stage{number}" / SNAPSHOTS, ignore_errors=True)
+    for path in storage.list_files(storage.join(folders.stage_dir(config.output_dir, number), SNAPSHOTS)):
+        storage.delete(path)
     say(f"stage {number}: measured for its figures")
     return gained
 
@@ -244,9 +245,7 @@ def drawn(config: RunConfig) -> Iterator[tuple[str, str, str]]:
     path = storage.join(config.output_dir, "figures", "figures.json")
     if not storage.exists(path):
         return
-    import json
-
     for row in json.loads(storage.read_bytes(path)):
-        images: Sequence[str] = [name for name in row["files"] if name.endswith(".png")]
-        if not row["not_drawn"] and images and row["key"].count("/") == 1:
-            yield row["group"], row["key"], storage.join(config.output_dir, images[-1] if row["series"] else images[0])
+        image = next((name for name in row["files"] if name.endswith(".png")), None)
+        if image is not None and not row["series"]:
+            yield row["group"], row["key"], storage.join(config.output_dir, image)

@@ -85,6 +85,7 @@ def settings(folder: Path) -> dict[str, Any]:
         },
         "cluster": {"num_workers": 2, "cpus_per_worker": 0.5},
         "stages": {"1": stage},
+        "figures": {"enabled": False},
         "tracking": {"mlflow_uri": f"sqlite:///{folder}/mlflow.db", "wandb_mode": "disabled"},
     }
 

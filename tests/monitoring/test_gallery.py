@@ -218,3 +218,25 @@ def test_every_figure_has_a_finding_and_unknown_data_none() -> None:
         assert finding(SAMPLES[entry.kind]()).endswith(".")
     with pytest.raises(TypeError, match="no sentence for StageMetrics"):
         finding(samples.stage_metrics())
+
+
+def test_only_what_changed_is_drawn_again(tmp_path: Path) -> None:
+    store = d.FigureStore(tmp_path)
+    for make in (samples.task_robot, samples.calibration):
+        store.write(make())
+    g.draw_run(tmp_path, QUICK)
+    pictures = {
+        name: tmp_path / "stage3/visualizations" / f"{name}.png"
+        for name in ("task_robot_heatmap", "confidence_calibration", "calibration_plots/step_000785")
+    }
+    before = {name: path.stat().st_mtime_ns for name, path in pictures.items()}
+    store.write(replace(samples.task_robot(), source="measured anew"))
+    report = g.draw_run(tmp_path, replace(QUICK, changed=True))
+    after = {name: path.stat().st_mtime_ns for name, path in pictures.items()}
+    assert after["task_robot_heatmap"] > before["task_robot_heatmap"]
+    for name in ("confidence_calibration", "calibration_plots/step_000785"):
+        assert after[name] == before[name]
+    kept = next(o for o in report.drawn() if o.name == "confidence_calibration")
+    assert kept.files == (pictures["confidence_calibration"],)
+    assert kept.finding
+    assert kept.source == samples.NOTE

@@ -75,6 +75,11 @@ def heatmap(
     return image
 
 
+def number(value: float) -> str:
+    """Three digits that count, and never a power of ten: 0.0012, 3.14, 3,870."""
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+
+
 def surface(ax: Any, x: Values, y: Values, z: Values, **options: Any) -> Any:
     """z (len(y), len(x)) over x and y; a line where there is only one row or column, which has no surface."""
     grid_x, grid_y = np.meshgrid(np.asarray(x, float), np.asarray(y, float))

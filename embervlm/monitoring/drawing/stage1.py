@@ -29,7 +29,9 @@ def similarity_evolution(figure: Figure, data: SimilarityEvolution, palette: Pal
     mean, median = data.similarity.mean(1), np.median(data.similarity, 1)
     labels = ("Visual token position", "Training step", "Cosine similarity")
     ax = parts.space(figure, 111, "Image–text similarity evolution", labels, (27, -58))
-    drawn = parts.surface(ax, tokens, data.steps, data.similarity, cmap=palette.map("stage1"), alpha=0.95)
+    # The colours span the heights; by themselves they would span the means of the few faces between two steps.
+    span = {"vmin": float(data.similarity.min()), "vmax": float(data.similarity.max())}
+    drawn = parts.surface(ax, tokens, data.steps, data.similarity, cmap=palette.map("stage1"), alpha=0.95, **span)
     edge = np.full(len(data.steps), tokens[-1] * 1.03)
     ax.plot(edge, data.steps, mean, color=INK, linewidth=2, marker="o", markersize=3, label="Mean over tokens")
     ax.plot(edge, data.steps, median, color=FAINT, linewidth=1.5, linestyle="--", label="Median over tokens")

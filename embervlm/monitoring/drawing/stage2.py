@@ -197,7 +197,7 @@ def perplexity(figure: Figure, data: PerplexityByPosition, palette: Palette) -> 
     positions = range(1, values.shape[1] + 1)
     norm = LogNorm(max(1.0, float(np.nanmin(values))), max(float(np.nanmax(values)), 1.01))
     crowded = values.size > 240
-    texts = None if crowded else [[f"{v:.3g}" for v in row] for row in values]
+    texts = None if crowded else [[parts.number(v) for v in row] for row in values]
     rows = [f"{s:,}" for s in data.steps]
     image = parts.heatmap(
         ax, values, rows, [str(p) for p in positions], texts, 6.5, cmap=palette.map("stage2"), norm=norm
@@ -213,7 +213,7 @@ def perplexity(figure: Figure, data: PerplexityByPosition, palette: Palette) -> 
     bar = parts.colorbar(figure, image, ax, "Perplexity (log colours)")
     bar.ax.yaxis.set_major_formatter(lambda value, place: f"{value:g}")
     bar.ax.yaxis.set_minor_formatter(lambda value, place: f"{value:g}" if f"{value:g}"[0] in "25" else "")
-    ends = [f"{np.nanmedian(values[i]):.3g} (mean {np.nanmean(values[i]):.3g})" for i in (0, -1)]
+    ends = [f"{parts.number(np.nanmedian(values[i]))} (mean {parts.number(np.nanmean(values[i]))})" for i in (0, -1)]
     ax.set_title(f"Perplexity by position: median {ends[0]} → {ends[1]}")
 
 

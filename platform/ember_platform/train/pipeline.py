@@ -53,7 +53,7 @@ def run_pipeline(
         resume_from: a checkpoint of the first stage, or a model folder or an earlier stage's checkpoint to start from.
         say: takes lines of progress.
         observers: see `stage_run.run_stage`.
-        register: register the models; False for runs whose models nobody will serve.
+        register: register the models; False for runs whose models nobody will serve: they have no figures either.
 
     Raises:
         PlanError: something that can be known before any work starts is wrong.
@@ -62,6 +62,8 @@ def run_pipeline(
     from ember_platform.data.ingest import prepare
     from ember_platform.data.rayed import ensure_ray
 
+    if not register:
+        config = config.model_copy(update={"figures": config.figures.model_copy(update={"enabled": False})})
     numbers = wanted_stages(config, stages)
     start = first_model(config, numbers, resume_from)
     ensure_ray(config)
@@ -311,6 +313,8 @@ def closing_lines(config: RunConfig, outcome: Outcome) -> list[str]:
     lines += [f"  stage {n:<2} {storage.join(folders.stage_dir(config.output_dir, n), '')}" for n in outcome.stages]
     lines += [f"  model    {outcome.final}", f"  tracking {tracking_uri(config)}"]
     lines += [f"  registry {name} = {uri}" for name, uri in outcome.versions.items()]
+    report = storage.join(config.output_dir, "report.html")
+    lines += [f"  report   {report}"] if storage.exists(report) else []
     for number, metrics in sorted(outcome.metrics.items()):
         lines += ["", f"stage {number}, {metrics['split']} split, {metrics['samples']} records"]
         lines += [f"  {line}" for line in _table(metrics).splitlines()]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -26,8 +27,12 @@ class House:
         self.registered: list[tuple[int, dict[str, str]]] = []
         self.lines: list[str] = []
         self.broken = False
+        self.figures: list[tuple[Any, ...]] = []
+        self.no_figures = False
+        self.shown: list[Any] = []
         self.data = "data-1"
         monkeypatch.setattr(pipeline, "run_stage", self.run_stage)
+        monkeypatch.setattr(pipeline, "metered", lambda *named: nullcontext())
         monkeypatch.setattr(pipeline.Manifest, "load", lambda path: self.manifest())
         monkeypatch.setattr("ember_platform.registry.register_stage", self.register_stage)
         monkeypatch.setattr("ember_platform.registry.register_final", lambda config, stage, version: 1)
@@ -55,6 +60,11 @@ class House:
             return self.write(arguments[2], f"stage {arguments[0]} of {self.trained[-1][1]}")
         if method == "ask":
             return {"task": "t", "robots": [{"robot": "Drone", "confidence": 0.9}], "right": None}
+        if method in ("measure_figures", "measure_across", "draw"):
+            self.figures.append((method, *arguments))
+            if self.no_figures and method == "measure_figures":
+                raise RuntimeError("the pen is dry")
+            return ["30 figures"]
         if self.broken:
             raise RuntimeError("the judge is ill")
         self.measured.append(arguments[0])
@@ -68,7 +78,11 @@ class House:
     def run(self, stages: list[int]) -> pipeline.Outcome:
         made: Any = object.__new__(pipeline._Pipeline)
         silent = SimpleNamespace(
-            start_stage=lambda *a: "run", log_dataset=lambda *a: None, log_metrics=lambda *a, **k: None, end_stage=print
+            start_stage=lambda *a: "run",
+            log_dataset=lambda *a: None,
+            log_metrics=lambda *a, **k: None,
+            end_stage=print,
+            log_figures=self.shown.append,
         )
         vars(made).update(
             config=self.config,
@@ -80,6 +94,7 @@ class House:
             tracker=silent,
             tracking_run="parent",
             versions={},
+            drawn_again=False,
             call=self.call,
             outcome=pipeline.Outcome(f"{self.config.output_dir}/final", []),
         )
@@ -146,6 +161,39 @@ def test_a_failing_evaluation_loses_nothing_and_is_made_up_for(house: House, tmp
     assert again.problems == []
     assert [stage for stage, _ in house.trained] == [3]
     assert house.measured == [3]
+
+
+def test_figures_follow_each_stage_and_the_run(house: House) -> None:
+    house.run([0, 1, 3])
+    assert house.figures == [
+        ("measure_figures", 1),
+        ("draw", False),
+        ("measure_figures", 3),
+        ("draw", False),
+        ("measure_across",),
+        ("draw", True),
+    ]
+    assert len(house.shown) == 1
+    house.run([0, 1, 3])
+    assert len(house.figures) == 6, "what is drawn is not drawn again"
+
+
+def test_figures_that_fail_lose_nothing_and_are_made_up_for(house: House) -> None:
+    house.no_figures = True
+    outcome = house.run([3])
+    assert outcome.problems == ["stage 3: trained and saved, but then RuntimeError: the pen is dry"]
+    assert outcome.versions == {"embervlm@champion": "models:/embervlm/1"}
+    house.no_figures, house.figures = False, []
+    assert house.run([3]).problems == []
+    assert [method for method, *_ in house.figures] == ["measure_figures", "draw", "measure_across", "draw"]
+    assert [stage for stage, _ in house.trained] == [3]
+
+
+def test_figures_can_be_left_out(house: House) -> None:
+    figures = house.config.figures.model_copy(update={"enabled": False})
+    house.config = house.config.model_copy(update={"figures": figures})
+    house.run([1, 3])
+    assert house.figures == []
 
 
 def test_a_folder_is_claimed_by_one_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
