@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from embervlm import EmberVLM, EmberVLMProcessor
+from embervlm import EmberVLM, EmberVLMConfig, EmberVLMProcessor
 from embervlm.data.schema import Record
 from embervlm.evaluation import evaluate_stage
 from embervlm.monitoring import data as d
@@ -22,16 +22,20 @@ from embervlm.monitoring.measuring import selecting as s
 from embervlm.monitoring.measuring.moments import evenly, has_default_fleet, token_probabilities
 from embervlm.monitoring.measuring.stage4 import flow_of
 from embervlm.stages.losses import info_nce
-from embervlm.world.dataset import build
+from embervlm.world.dataset import build, corpus
 
 KINDS = {1: "caption", 2: "instruction", 3: "selection", 4: "reasoning"}
 COUNT = 14
 
 
 @pytest.fixture(scope="module")
-def model(nano_folder: Path) -> EmberVLM:
-    model = EmberVLM.from_pretrained(nano_folder).eval()
-    model.processor = EmberVLMProcessor.from_pretrained(nano_folder)
+def model() -> EmberVLM:
+    """A nano model that has learned nothing, with a tokenizer that knows the world's words."""
+    config = EmberVLMConfig.preset("embervlm-nano")
+    processor = EmberVLMProcessor.build(config, corpus(0, 600))
+    torch.manual_seed(7)
+    model = EmberVLM.from_parts(config, len(processor.tokenizer)).eval()
+    model.processor = processor
     torch.manual_seed(0)
     # An untrained answer head changes nothing; this one reads the chain.
     torch.nn.init.normal_(model.reasoning.answer_score.weight, std=0.5)
@@ -58,13 +62,13 @@ def history(steps: int = 6) -> dict[str, np.ndarray]:
 
 
 @pytest.fixture(scope="module")
-def runs(model: EmberVLM, records: dict[int, list[Record]], nano_folder: Path) -> dict[int, StageRun]:
+def runs(model: EmberVLM, records: dict[int, list[Record]]) -> dict[int, StageRun]:
     def made(number: int) -> StageRun:
         asked = records[number]
         found = evaluate_stage(model, model.processor, number, asked, baselines=False)
         return StageRun(
             number=number,
-            moments=[Moment(0, nano_folder), Moment(3, nano_folder), Moment(6, nano_folder)],
+            moments=[Moment(step, Path("nowhere")) for step in (0, 3, 6)],
             load=lambda path: (model, model.processor),
             validation=asked,
             test=asked,

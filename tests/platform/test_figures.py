@@ -90,7 +90,12 @@ class Meter:
 
     def stop(self) -> None:
         self.final_emissions_data = SimpleNamespace(
-            energy_consumed=0.002, emissions=0.0007, duration=3.0, gpu_energy=0.0, codecarbon_version="3", country_iso_code="DEU"
+            energy_consumed=0.002,
+            emissions=0.0007,
+            duration=3.0,
+            gpu_energy=0.0,
+            codecarbon_version="3",
+            country_iso_code="DEU",
         )
 
 

@@ -215,7 +215,9 @@ def pareto(store: d.FigureStore, stages: Mapping[int, StageRun], machine: str) -
     titles = tuple(f"EmberVLM, {name}" for name in names)
     origins = ("measured by this run",) * len(names)
     single = np.array([not name.endswith("bf16") for name in names])
-    note = "published scores of other models are on other benchmarks, so none stands here; memory: the weights used, fp32"
+    note = (
+        "published scores of other models are on other benchmarks, so none stands here; memory: the weights used, fp32"
+    )
     store.write(
         d.EfficiencyPareto(
             models=tuple(np.array(titles)[single]),
