@@ -25,7 +25,7 @@ from embervlm.stages.losses import info_nce
 from embervlm.world.dataset import build, corpus
 
 KINDS = {1: "caption", 2: "instruction", 3: "selection", 4: "reasoning"}
-COUNT = 14
+COUNT = 8
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +47,7 @@ def records() -> dict[int, list[Record]]:
     found = {n: list(build("validation", kind, COUNT, 3, 128)) for n, kind in KINDS.items()}
     for n in (3, 4):
         more = [r for r in build("validation", KINDS[n], 60, 4, 128) if has_default_fleet(r)]
-        found[n] = [*more[:8], *found[n][:6]]
+        found[n] = [*more[:5], *found[n][:4]]
     return found
 
 

@@ -128,9 +128,9 @@ def token_probabilities(
     return found
 
 
-def padded(rows: Sequence[Array], most: int) -> NDArray[np.float64]:
-    """Rows of different lengths as (R, T) with NaN behind their ends, T at most `most`."""
-    width = min(most, max(len(row) for row in rows))
+def padded(rows: Sequence[Array], most: int, least: int = 0) -> NDArray[np.float64]:
+    """Rows of different lengths as (R, T) with NaN behind their ends, T from `least` to `most`."""
+    width = min(most, max(least, *(len(row) for row in rows)))
     table = np.full((len(rows), width), np.nan)
     for i, row in enumerate(rows):
         table[i, : min(width, len(row))] = row[:width]

@@ -41,11 +41,12 @@ def measure(store: d.FigureStore, run: StageRun) -> None:
         steps.append(moment.step)
         perplexity.append(np.exp(np.nanmean(table, axis=0)))
         if moment is run.product:
-            own = model.generate_texts(requests, max_new_tokens=POSITIONS)
+            own = token_probabilities(model, requests, model.generate_texts(requests, max_new_tokens=POSITIONS))
+            longest = max(map(len, own))
             store.write(
                 d.TokenProbability(
-                    truth=np.exp(-table),
-                    generated=padded(token_probabilities(model, requests, own), POSITIONS),
+                    truth=padded(np.exp(-table), POSITIONS, longest),
+                    generated=padded(own, POSITIONS, table.shape[1]),
                     step=moment.step,
                     source=f"validation split, {len(asked)} questions; the model's own answers are greedy",
                 )
