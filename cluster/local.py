@@ -280,10 +280,11 @@ def _running_job(state: State, entrypoint: str) -> str | None:
     return None
 
 
-def submit(entrypoint: list[str]) -> int:
+def submit(entrypoint: list[str], metadata: dict[str, str] | None = None) -> int:
     """Run `ray job submit` on the cluster and follow the job; an interruption stops the job too.
 
-    A job of the very same command that is still at work is followed instead of started twice.
+    A job of the very same command that is still at work is followed instead of started twice. The metadata stand on the
+    job's page of the Ray dashboard.
 
     Returns:
         The job's success as an exit code: 0, or 1 where it failed.
@@ -299,6 +300,7 @@ def submit(entrypoint: list[str]) -> int:
     else:
         job = f"ember-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
         command = [ray, "job", "submit", "--submission-id", job, "--runtime-env-json", json.dumps(runtime_env())]
+        command += ["--metadata-json", json.dumps(metadata)] if metadata else []
         command += ["--", *entrypoint]
     signal.signal(signal.SIGTERM, _interrupt)
     follower = subprocess.Popen(command, cwd=ROOT, env=env)
@@ -334,6 +336,9 @@ def parser() -> argparse.ArgumentParser:
     submitting = commands.add_parser(
         "submit", help="`ray job submit` a command from the repository root, and follow it"
     )
+    submitting.add_argument(
+        "--metadata", action="append", default=[], metavar="NAME=TEXT", help="shown on the job's page of the dashboard"
+    )
     submitting.add_argument("entrypoint", nargs=argparse.REMAINDER, help="-- python jobs/….py …")
     return program
 
@@ -355,11 +360,19 @@ def main(argv: list[str] | None = None) -> int:
             entrypoint = args.entrypoint[1:] if args.entrypoint[:1] == ["--"] else args.entrypoint
             if not entrypoint:
                 raise ClusterError("submit: name the command to run after --")
-            return submit(entrypoint)
+            return submit(entrypoint, _metadata(args.metadata))
     except ClusterError as error:
         print(f"cluster/local.py: {error}", file=sys.stderr)
         return 2
     return 0
+
+
+def _metadata(pairs: list[str]) -> dict[str, str]:
+    """`NAME=TEXT` pairs as a mapping."""
+    wrong = [pair for pair in pairs if "=" not in pair]
+    if wrong:
+        raise ClusterError(f"--metadata {wrong[0]}: expected NAME=TEXT")
+    return dict(pair.split("=", 1) for pair in pairs)
 
 
 def _status() -> int:

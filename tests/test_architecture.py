@@ -187,7 +187,7 @@ def test_platform_imports_leave_nothing(tmp_path: Path) -> None:
     assert files_below(home) == []
 
 
-@pytest.mark.parametrize("folder", ["jobs", "benchmarks"])
+@pytest.mark.parametrize("folder", ["jobs", "tune", "benchmarks"])
 def test_importing_a_job_does_not_run_it(folder: str, tmp_path: Path) -> None:
     home = tmp_path / "home"
     home.mkdir()
@@ -196,7 +196,7 @@ def test_importing_a_job_does_not_run_it(folder: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "folder", ["embervlm", "platform", "jobs", "cluster", "configs", "docs", "tests", "benchmarks"]
+    "folder", ["embervlm", "platform", "jobs", "tune", "cluster", "configs", "docs", "tests", "benchmarks"]
 )
 def test_nothing_names_a_place_of_one_machine(folder: str) -> None:
     """Committed text works anywhere: no absolute path of a home or a workplace."""

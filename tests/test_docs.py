@@ -65,18 +65,21 @@ def usage(path: str) -> str:
 
 
 def check_job(words: list[str]) -> None:
-    """`python jobs/….py …` or a benchmark: the script knows its flags, the configuration its file and its overrides."""
+    """`python jobs/….py …` and the like: the script knows its flags, the configuration its file and its overrides."""
     from ember_platform.config import load_config
+    from ember_platform.tuning.space import load_sweep
 
     path, *arguments = words
     assert (ROOT / path).is_file(), path
     for flag in (word for word in arguments if word.startswith("--")):
         assert re.search(rf"{re.escape(flag)}\b", usage(path)), f"{path} has no {flag}"
-    if "--config" not in arguments and path.startswith("benchmarks/"):
-        return  # it has a configuration of its own
-    config = arguments[arguments.index("--config") + 1]
     overrides = [word for word in arguments if re.match(r"[a-z_]+(\.\w+)*=", word)]
-    load_config(str(ROOT / config), overrides)
+    if "--space" in arguments:
+        load_sweep(ROOT / arguments[arguments.index("--space") + 1], [], overrides)
+    elif "--config" in arguments and not arguments[arguments.index("--config") + 1].startswith("outputs/"):
+        load_config(str(ROOT / arguments[arguments.index("--config") + 1]), overrides)
+    else:  # it needs none, or one that a sweep makes
+        assert path.startswith(("tune/", "benchmarks/")) or "outputs/tune/" in " ".join(arguments)
 
 
 def check_command(line: str) -> None:
@@ -99,7 +102,7 @@ def check_command(line: str) -> None:
         check_command(shlex.join(words[6:]))
     elif words[:2] == ["python", "benchmarks/serve.py"]:
         script(words[1]).parser().parse_args(words[2:])
-    elif words[0] == "python" and words[1].startswith(("jobs/", "serve/", "benchmarks/")):
+    elif words[0] == "python" and words[1].startswith(("jobs/", "tune/", "serve/", "benchmarks/")):
         check_job(words[1:])
     elif words[0] == "curl":
         assert "http://127.0.0.1:8000/" in line  # each is run against an endpoint by tests/serve/test_endpoint.py
@@ -147,7 +150,7 @@ def test_python_example_runs(where: str, code: str, workplace: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "folder", ["embervlm", "platform", "jobs", "serve", "cluster", "configs", "benchmarks", "docs", "tests"]
+    "folder", ["embervlm", "platform", "jobs", "tune", "serve", "cluster", "configs", "benchmarks", "docs", "tests"]
 )
 def test_readme_tells_what_each_folder_is(folder: str) -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")

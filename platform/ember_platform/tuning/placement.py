@@ -1,0 +1,57 @@
+"""How many trials a cluster carries at once, so that each has all its workers or has not begun."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from ember_platform.config import RunConfig
+from ember_platform.train.plan import PlanError
+
+#: Logical CPUs of a trial's own process, which waits and reads files.
+DRIVER_CPUS = 0.01
+
+
+def need(config: RunConfig) -> dict[str, float]:
+    """Logical resources of one trial: its process, its workers, and what reads their data beside them."""
+    cluster = config.cluster
+    beside = float(cluster.num_workers) if config.data.loader == "ray_data" else 0.5
+    found = {"CPU": DRIVER_CPUS + cluster.num_workers * cluster.cpus_per_worker + beside}
+    if cluster.use_gpu:
+        found["GPU"] = cluster.num_workers * gpus_per_worker(config)
+    return found
+
+
+def gpus_per_worker(config: RunConfig) -> float:
+    """The share of a GPU that a training worker takes."""
+    return float(getattr(config.cluster, "gpus_per_worker", 1.0))
+
+
+def room(config: RunConfig, have: Mapping[str, float], asked: int | str) -> int:
+    """Trials at once: as many as asked for, or as fit.
+
+    Ray Train takes a trial's workers all together or not at all, so trials never hold a part each and wait for the
+    rest; but one that gets none gives up after a while. Hence no more begin than have room.
+
+    Raises:
+        PlanError: there is not room for one, or not for as many as asked for.
+    """
+    needed = need(config)
+    fits = min(math.floor(have.get(name, 0.0) / value + 1e-9) for name, value in needed.items())
+    wanted = fits if asked == "auto" else int(asked)
+    if fits < 1 or wanted > fits:
+        what = ", ".join(
+            f"{name}: {value:g} each, the cluster has {have.get(name, 0.0):g}" for name, value in needed.items()
+        )
+        raise PlanError(
+            f"concurrent: {'one trial has' if fits < 1 else f'{wanted} trials at once have'} no room ({what}); use "
+            f"{'fewer cluster.num_workers' if fits < 1 else f'at most {fits}'}, or a cluster with more logical CPUs"
+        )
+    return wanted
+
+
+def threads(config: RunConfig, cores: float, trials: int) -> int:
+    """Compute threads of each worker where the trials at once share the cluster's cores."""
+    if config.cluster.threads_per_worker != "auto":
+        return int(config.cluster.threads_per_worker)
+    return max(1, int(cores // (trials * config.cluster.num_workers)))
