@@ -226,6 +226,7 @@ def pareto_figure(sweep: SweepConfig, records: Sequence[Record]) -> Figure | Non
         return None
     front = sorted(pareto(list(done), [first, second]), key=lambda r: r.objective(first) or 0.0)
     marker = {"color": COLOURS[FINISHED], "size": 8}
+    step = "vh" if first.mode == "max" else "hv"  # along what is within reach
     every = go.Scatter(
         x=[r.objective(first) for r in done], y=[r.objective(second) for r in done], mode="markers", marker=marker,
         name="a finished trial", text=[f"trial {r.name}" for r in done],
@@ -234,7 +235,7 @@ def pareto_figure(sweep: SweepConfig, records: Sequence[Record]) -> Figure | Non
     line = go.Scatter(
         x=[r.objective(first) for r in front], y=[r.objective(second) for r in front], mode="lines+markers+text",
         name="Pareto front", text=[r.name for r in front], textposition="top center",
-        line={"color": _BEST, "width": 2, "shape": "hv"}, marker={"size": 10}, hoverinfo="skip",
+        line={"color": _BEST, "width": 2, "shape": step}, marker={"size": 10}, hoverinfo="skip",
     )  # fmt: skip
     better = {"max": "more is better", "min": "less is better"}
     return _figure(

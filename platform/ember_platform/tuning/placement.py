@@ -18,13 +18,8 @@ def need(config: RunConfig) -> dict[str, float]:
     beside = float(cluster.num_workers) if config.data.loader == "ray_data" else 0.5
     found = {"CPU": DRIVER_CPUS + cluster.num_workers * cluster.cpus_per_worker + beside}
     if cluster.use_gpu:
-        found["GPU"] = cluster.num_workers * gpus_per_worker(config)
+        found["GPU"] = float(cluster.num_workers)
     return found
-
-
-def gpus_per_worker(config: RunConfig) -> float:
-    """The share of a GPU that a training worker takes."""
-    return float(getattr(config.cluster, "gpus_per_worker", 1.0))
 
 
 def room(config: RunConfig, have: Mapping[str, float], asked: int | str) -> int:

@@ -168,7 +168,8 @@ def _begin(
     header = {
         "name": name,
         "stage": sweep.stage,
-        "sweep": sweep.model_dump_json(exclude_unset=True),  # a text: the order of parameters matters, and JSON files are sorted
+        # A text: the order of parameters matters, and JSON files are sorted.
+        "sweep": sweep.model_dump_json(exclude_unset=True),
         "epochs": base.stage(sweep.stage).epochs,
         "identity": identity,
         "code_revision": code_revision(),
