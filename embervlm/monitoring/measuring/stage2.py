@@ -45,7 +45,7 @@ def measure(store: d.FigureStore, run: StageRun) -> None:
             longest = max(map(len, own))
             store.write(
                 d.TokenProbability(
-                    truth=padded(np.exp(-table), POSITIONS, longest),
+                    truth=padded(list(np.exp(-table)), POSITIONS, longest),
                     generated=padded(own, POSITIONS, table.shape[1]),
                     step=moment.step,
                     source=f"validation split, {len(asked)} questions; the model's own answers are greedy",
