@@ -96,16 +96,17 @@ def _threads(config: RunConfig, local_workers: int) -> int:
 
 
 class _Clock:
-    """Seconds since submission, part by part."""
+    """Seconds from submission to the first step, part by part: of what a stage does in each phase the first counts."""
 
     def __init__(self, sent: float) -> None:
         self.last = time.time()
         self.parts = {"worker_start": _BORN - sent, "train_function": self.last - _BORN}
 
     def mark(self, name: str) -> None:
-        now = time.time()
-        self.parts[name] = self.parts.get(name, 0.0) + now - self.last
-        self.last = now
+        if name not in self.parts:
+            now = time.time()
+            self.parts[name] = now - self.last
+            self.last = now
 
 
 class _Worker:
@@ -242,13 +243,11 @@ class _Worker:
             micro_batches=self.settings.gradient_accumulation * self.hosted,
             features=self.order.features if self.stage.phases[phase] not in self.stage.trains_vision else None,
         ):
-            if "first_batch" not in self.clock.parts:
-                self.clock.mark("first_batch")
+            self.clock.mark("first_batch")
             yield item
 
     def _first_step(self, info: Any, row: Any) -> None:
-        if "first_step" not in self.clock.parts:
-            self.clock.mark("first_step")
+        self.clock.mark("first_step")
 
     def _snapshot(self, info: Any, row: Any) -> None:
         """Keep the weights now and then, for figures that show training's course."""
