@@ -80,7 +80,8 @@ def wilson(correct: Any, total: Any) -> tuple[Floats, Floats]:
         p = k / n
         middle = (p + z**2 / (2 * n)) / (1 + z**2 / n)
         half = z / (1 + z**2 / n) * np.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
-    low, high = np.clip(middle - half, 0, 1), np.clip(middle + half, 0, 1)
+        # At shares of 0 and 1 rounding would put a bound on the wrong side of the share by the last bit.
+        low, high = np.clip(middle - half, 0, p), np.clip(middle + half, p, 1)
     return np.where(n > 0, low, np.nan), np.where(n > 0, high, np.nan)
 
 

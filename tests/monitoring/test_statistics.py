@@ -48,6 +48,14 @@ def test_wilson_of_known_shares() -> None:
     assert np.isnan(low[2])
 
 
+def test_wilson_holds_the_share_to_the_last_bit() -> None:
+    total = np.arange(1, 2000)
+    for correct in (np.zeros_like(total), total, total // 2):
+        low, high = st.wilson(correct, total)
+        assert (low <= correct / total).all()
+        assert (correct / total <= high).all()
+
+
 def test_column_interval_holds_the_mean_and_shrinks_with_rows() -> None:
     random = np.random.default_rng(1)
     widths = []
