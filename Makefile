@@ -58,7 +58,7 @@ format: env ## let ruff rewrite what it can
 	@$(BIN)/ruff format .
 
 test: lint ## what CI runs: lint, types, every test that takes seconds
-	OMP_NUM_THREADS=1 $(PYTEST) -m "not slow" --numprocesses $(TEST_PROCESSES) --dist loadgroup
+	OMP_NUM_THREADS=1 $(PYTEST) -m "not slow" --numprocesses $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
 
 test-slow: env ## the tests that take minutes
 	OMP_NUM_THREADS=2 $(PYTEST) -m slow --timeout 3000

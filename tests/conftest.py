@@ -84,11 +84,10 @@ def ray_cluster() -> Iterator[Any]:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests that use the shared cluster are marked `cluster`, so that `-m "not cluster"` means it.
 
-    Where tests run in several processes a file stays in one of them, for its fixtures; and all that start a Ray cluster
-    stay in one, as two clusters at a time are more than a small machine bears.
+    What starts a cluster has more time: another process may be starting one on the same cores.
     """
     for item in items:
         if "ray_cluster" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.cluster)
-        together = "cluster" if item.get_closest_marker("cluster") else str(item.path)
-        item.add_marker(pytest.mark.xdist_group(together))
+        if item.get_closest_marker("cluster") and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(900))

@@ -48,6 +48,7 @@ def _started(config: RunConfig) -> Any:
     try:
         from codecarbon import OfflineEmissionsTracker
 
+        logging.getLogger("codecarbon").setLevel(logging.CRITICAL)  # its `log_level` comes after its first lines
         meter = OfflineEmissionsTracker(
             country_iso_code=config.figures.country,
             measure_power_secs=_SECONDS,

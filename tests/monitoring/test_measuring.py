@@ -15,7 +15,7 @@ from embervlm.data.schema import Record
 from embervlm.evaluation import evaluate_stage
 from embervlm.monitoring import data as d
 from embervlm.monitoring.entries import GALLERY
-from embervlm.monitoring.measuring import Moment, StageRun, measure_across, measure_stage
+from embervlm.monitoring.measuring import Moment, StageRun, measure_across, measure_stage, stage4
 from embervlm.monitoring.measuring import attention as a
 from embervlm.monitoring.measuring import chains as c
 from embervlm.monitoring.measuring import selecting as s
@@ -100,9 +100,31 @@ def test_everything_is_measured_but_what_needs_a_training_of_its_own(measured: t
     missing = {
         entry.kind.name: measured[0].reason(entry.kind) for entry in GALLERY if not measured[0].stems(entry.kind)
     }
+    # A model that learned nothing may not write one whole chain; see the next test.
+    assert missing.pop("reasoning_step_importance_3d", "no chain has all four steps") == "no chain has all four steps"
     assert set(missing) == {"ablation_tornado", "distillation_gap"}
     assert "jobs/ablate.py" in missing["ablation_tornado"]
     assert missing["distillation_gap"] == "the run had no teacher (teacher.model)"
+
+
+def test_step_importance_is_the_change_without_the_step(
+    model: EmberVLM, records: dict[int, list[Record]], tmp_path: Path
+) -> None:
+    store, asked = d.FigureStore(tmp_path), records[4][:3]
+    own = c.written(model, asked)
+    chains = [dataclasses.replace(x, steps=list(r.reasoning)) for x, r in zip(own, asked, strict=True)]
+    short = dataclasses.replace(own[0], steps=["only one"])
+    stage4.importance(store, model, Moment(6, Path("nowhere")), [*chains, short])
+    found = store.read(d.StepImportance)
+    assert found is not None
+    whole = a.confidences(model, chains, [chain.steps for chain in chains])
+    for q in range(4):
+        steps = [[*chain.steps[:q], "", *chain.steps[q + 1 :]] for chain in chains]
+        without = a.confidences(model, chains, steps)
+        due = np.mean([np.abs(x - y).mean() for x, y in zip(whole, without, strict=True)])
+        assert found.importance[0, q] == pytest.approx(due, rel=1e-4)
+    assert (found.importance > 0).any()
+    assert "3 whole chains" in found.source
 
 
 def test_choices_are_those_of_the_model(

@@ -17,6 +17,7 @@ from embervlm.monitoring import data as d
 from embervlm.monitoring.measuring import chains as c
 from embervlm.monitoring.measuring.attention import Rollout, confidences, rollouts
 from embervlm.monitoring.measuring.moments import BATCH, Array, Moment, StageRun, has_default_fleet
+from embervlm.monitoring.statistics import ece_interval
 from embervlm.stages.base import chunks
 
 if TYPE_CHECKING:
@@ -26,7 +27,6 @@ CHAINS = 64
 PRODUCT_CHAINS = 128
 FLOWS = 24
 TIMED = 8
-DRAWS = 500
 METHOD = "mean |change of a robot's confidence| when the step is empty"
 
 
@@ -151,19 +151,14 @@ def phase_row(model: EmberVLM, found: Sequence[c.Chain]) -> dict[str, tuple[floa
     correct = np.array([chain.correct for chain in found], float)
     coherence = np.array([chain.coherence for chain in found])
     sure = np.array([chain.answer["robots"][0]["confidence"] for chain in found])
-    random = np.random.default_rng(0)
-    eces = []
-    for _ in range(DRAWS):
-        rows = random.integers(0, len(found), len(found))
-        eces.append(expected_calibration_error(sure[rows], correct[rows]))
     ece = expected_calibration_error(sure, correct)
     times = latencies(model, [request(chain.record) for chain in found[:TIMED]], reasoning=True)
     # Resampling adds noise to every bin, so an interval of resampled ECEs may lie beside the value itself.
-    low, high = np.percentile(eces, [2.5, 97.5])
+    low, high = ece_interval(sure, correct)
     return {
         "Robot Accuracy": (float(correct.mean()), *bootstrap_interval(correct)),
         "Reasoning Coherence": (float(coherence.mean()), *bootstrap_interval(coherence)),
-        "ECE": (ece, min(ece, float(low)), max(ece, float(high))),
+        "ECE": (ece, min(ece, low), max(ece, high)),
         "Latency": (float(np.median(times)), float(min(times)), float(max(times))),
     }
 
