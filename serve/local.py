@@ -67,6 +67,7 @@ def run(config: RunConfig, stop: threading.Event) -> None:
         RAY_AUTH_MODE="disabled",  # Ray itself listens on loopback only
         RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER="0",
         RAY_USAGE_STATS_ENABLED="0",
+        RAY_worker_niceness="0",  # its 15 is for batch work; here somebody waits for the answer
         PYTHONPATH=os.pathsep.join([str(PAGE.parents[1]), str(PAGE.parents[1] / "platform")]),
         **environment(serving, folder / "h", *free_ports(2)),
     )

@@ -147,6 +147,10 @@ class Rollout:
             return None
 
     def _load(self, found: Found) -> Engine:
+        import torch
+
+        torch.set_num_threads(1)  # of this thread; see `deployment.REPLICA_ENVIRONMENT`
+
         def run(function: Callable[[], Any]) -> Any:
             return self._worker.idle(function).result()
 

@@ -206,6 +206,8 @@ class Worker:
     def _run(self) -> None:
         import torch
 
+        # The first parallel operation of a thread takes the number that any thread set last, so it comes first.
+        torch.get_num_threads()
         torch.set_num_threads(self.threads)
         while True:
             with self._lock:
