@@ -27,9 +27,9 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         ray.shutdown()
 
 
-def config(folder: Path, loader: str) -> RunConfig:
+def config(folder: Path, loader: str, batch_size: int = 6) -> RunConfig:
     counts = {"train": 40, "validation": 2, "test": 2}
-    stage = {"epochs": 2, "batch_size": 6, "learning_rate": 1e-3}
+    stage = {"epochs": 2, "batch_size": batch_size, "learning_rate": 1e-3}
     data = {"dir": str(folder), "counts": {"stage3": counts}, "image_size": 32, "shard_rows": 16, "loader": loader}
     return RunConfig.model_validate({"data": data, "stages": {"3": stage}})
 
@@ -37,6 +37,7 @@ def config(folder: Path, loader: str) -> RunConfig:
 def test_prepare_then_read_with_both_loaders(cluster: None, tmp_path: Path) -> None:
     import ray
 
+    from ember_platform.data import reader
     from ember_platform.data.ingest import prepare
     from ember_platform.data.reader import batches, plan_of
 
@@ -76,5 +77,19 @@ def test_prepare_then_read_with_both_loaders(cluster: None, tmp_path: Path) -> N
     steps = batches(config(tmp_path, "actor"), stage, "main", manifest, None, start_step=9, plan=plan)
     info, parts = next(steps)
     assert (info.step, parts[0]["ids"]) == (9, left[9][1] + right[9][1])
-    steps.close()  # type: ignore[attr-defined]
+    steps.close()
+
+    # One training after the other in a process that keeps its loaders: each has its own steps, from the same processes.
+    def told(keep: bool, size: int, start: int) -> list[Any]:
+        run = config(tmp_path, "actor", size)
+        steps = batches(run, stage, "main", manifest, None, start_step=start, keep=keep)
+        return [(info, parts[0]["ids"]) for info, parts in steps]
+
+    loaders = []
+    for size, start in ((6, 9), (8, 0), (6, 0)):
+        assert told(True, size, start) == told(False, size, start)
+        loaders.append({actor._actor_id for actor in reader._idle})
+    assert loaders[0] == loaders[1] == loaders[2] != set()
+    while reader._idle:
+        ray.kill(reader._idle.pop())
     assert ray.is_initialized()

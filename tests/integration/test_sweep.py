@@ -39,6 +39,7 @@ def base(folder: Path) -> RunConfig:
         "cluster": {"num_workers": 1, "cpus_per_worker": 0.5},
         "stages": {"3": {"epochs": 2, "batch_size": 8, "learning_rate": 1e-3, "precision": "fp32", "log_every": 1}},
         "evaluation": {"baselines": False},
+        "figures": {"enabled": False},
     }
     return RunConfig.model_validate(values)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import uuid
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -33,6 +33,10 @@ __all__ = ["Plan", "Rows", "StepInfo", "batches", "epoch_order", "epoch_samples"
 _STEPS_PER_TASK = 16
 #: Logical CPUs of a data task: little, so that a small cluster whose workers hold the rest can still run one.
 _TASK_CPUS = 0.1
+#: Loader processes that nobody uses at the moment.
+_idle: list[Any] = []
+
+Steps = Generator[tuple[StepInfo, list[Any]], None, None]
 
 
 def batches(
@@ -48,7 +52,8 @@ def batches(
     plan: Plan | None = None,
     micro_batches: int | None = None,
     features: str | None = None,
-) -> Iterator[tuple[StepInfo, list[Any]]]:
+    keep: bool = False,
+) -> Steps:
     """The remaining steps of a phase, each with this worker's micro-batches; they are made from this call on.
 
     Close the iterator (`.close()`) where it is not read to its end.
@@ -68,6 +73,7 @@ def batches(
         plan: the order, where `plan_of` was already called.
         micro_batches: that a worker's share of a step is cut into; None for the stage's accumulation.
         features: folder with what the encoder saw in the pictures (`feature_rows`); None for the pictures.
+        keep: leave the loader's processes to the next call in this process; their start is most of a first batch.
 
     Raises:
         DataError: no training records, or a global batch too small to be shared.
@@ -85,14 +91,16 @@ def batches(
         features=tuple(file_of(features, shard.sha256) for shard in shards) if features else None,
     )
     if start_step >= plan.steps:
-        return iter(())
+        return _no_steps()
     ensure_ray(config)
-    pipeline = through_ray_data if config.data.loader == "ray_data" else through_actors
-    source = pipeline(maker, start_step, max(1, config.data.workers // world_size), config.data.prefetch)
-    return _ahead(source)
+    workers, prefetch = max(1, config.data.workers // world_size), config.data.prefetch
+    if config.data.loader == "ray_data":
+        return _ahead(through_ray_data(maker, start_step, workers, prefetch))
+    return _ahead(through_actors(maker, start_step, workers, prefetch, keep))
 
 
-Steps = Iterator[tuple[StepInfo, list[Any]]]
+def _no_steps() -> Steps:
+    yield from ()
 
 
 def through_ray_data(maker: StepMaker, start_step: int, workers: int, prefetch: int) -> Steps:
@@ -108,24 +116,30 @@ def through_ray_data(maker: StepMaker, start_step: int, workers: int, prefetch: 
             yield unpack(packed.as_buffer())
 
 
-def through_actors(maker: StepMaker, start_step: int, workers: int, prefetch: int) -> Steps:
-    """Steps made by actors of this worker, on its node where they fit; at most `prefetch` are made ahead."""
-    held = ray.put(maker)
+def through_actors(maker: StepMaker, start_step: int, workers: int, prefetch: int, keep: bool = False) -> Steps:
+    """Steps made by actors of this worker, on its node where they fit; at most `prefetch` are made ahead.
+
+    With `keep` the actors stay for the next call in this process.
+    """
+    held = [ray.put(maker)]
     node = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
     # A step is a pure function, so a maker that dies is started again and asked again.
     options = {"num_cpus": _TASK_CPUS, "max_restarts": -1, "max_task_retries": -1, "scheduling_strategy": node}
-    makers = [_Maker.options(**options).remote(held) for _ in range(workers)]  # type: ignore[attr-defined]
+    makers = [_idle.pop() for _ in range(min(workers, len(_idle)))] if keep else []
+    makers += [_Maker.options(**options).remote() for _ in range(workers - len(makers))]  # type: ignore[attr-defined]
     try:
         waiting: deque[ray.ObjectRef] = deque()
         for step in range(start_step, maker.plan.steps + prefetch):
             if step < maker.plan.steps:
-                waiting.append(makers[step % workers].make.remote(step))
+                waiting.append(makers[step % workers].make.remote(held, step))
             if len(waiting) > prefetch or step >= maker.plan.steps:
                 if not waiting:
                     return
                 yield unpack(ray.get(waiting.popleft()))
     finally:
-        for actor in makers:
+        if keep:
+            _idle.extend(makers)
+        for actor in makers if not keep else []:
             ray.kill(actor)
 
 
@@ -142,7 +156,7 @@ def _ahead(source: Steps) -> Steps:
                 yield item
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
-            source.close()  # type: ignore[attr-defined]
+            source.close()
 
     return steps()
 
@@ -151,10 +165,14 @@ def _ahead(source: Steps) -> Steps:
 class _Maker:
     """An actor that makes steps."""
 
-    def __init__(self, maker: StepMaker) -> None:
-        self.maker = maker
+    def __init__(self) -> None:
+        self.held: ray.ObjectRef | None = None
+        self.maker: StepMaker | None = None
 
-    def make(self, step: int) -> bytes:
+    def make(self, held: list[ray.ObjectRef], step: int) -> bytes:
+        """A step of the maker in the list (Ray fetches what is not in one anew for every call)."""
+        if self.maker is None or held[0] != self.held:
+            self.held, self.maker = held[0], ray.get(held[0])
         return pack(self.maker(step))
 
 

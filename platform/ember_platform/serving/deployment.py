@@ -165,9 +165,9 @@ def build(args: Mapping[str, Any], page: Path | None) -> Application:
     return application(load_config(known.config, known.overrides), page)
 
 
-#: The model's thread alone has a team of OpenMP threads, which it asks for itself (`worker.Worker`). With a second team in
-#: the process there are more threads than cores, and GNU OpenMP then sleeps in place of spinning between operations: a
-#: selection by embervlm-37m on two cores took 75 ms, and 43 ms without it.
+#: The model's thread alone has a team of OpenMP threads, which it asks for itself (`worker.Worker`). With a second team
+#: in the process there are more threads than cores, and GNU OpenMP then sleeps in place of spinning between operations:
+#: a selection by embervlm-37m on two cores took 75 ms, and 43 ms without it.
 REPLICA_ENVIRONMENT = {"OMP_NUM_THREADS": "1"}
 
 

@@ -70,7 +70,14 @@ class Measured:
 
 
 def prepare(
-    config: RunConfig, stage: int, manifest: Manifest, model: str, *, runner: Runner | None = None, say: Say = print
+    config: RunConfig,
+    stage: int,
+    manifest: Manifest,
+    model: str,
+    *,
+    trainings: int = 1,
+    runner: Runner | None = None,
+    say: Say = print,
 ) -> str | None:
     """Make the features of a stage's training pictures, or find them made, where the configuration wants them.
 
@@ -79,13 +86,14 @@ def prepare(
         stage: 0 to 4.
         manifest: of the data that the stage reads.
         model: folder of the model that the stage starts from.
+        trainings: of the stage that will read them.
         runner: how shards are encoded; the default is a Ray Data job on the running cluster.
         say: takes lines of progress.
 
     Returns:
         The folder with the features, or None where the stage encodes its pictures itself.
     """
-    epochs = frozen_epochs(config, stage)
+    epochs = trainings * frozen_epochs(config, stage)
     if config.data.feature_cache == "off" or epochs == 0:
         return None
     runner = runner or OnRay()
@@ -133,7 +141,8 @@ def key_of(job: Job) -> str:
 def _chosen(job: Job, missing: list[int], epochs: int, runner: Runner, say: Say) -> bool:
     """What `auto` chose for this run: once, so that a run that goes on does as it did."""
     place = storage.join(folders.stage_dir(job.config.output_dir, job.stage), _CHOICE)
-    asked = hashlib.sha256(json.dumps([job.target, job.manifest.stage_digest(job.stage), epochs]).encode()).hexdigest()
+    question = [job.target, job.manifest.stage_digest(job.stage), frozen_epochs(job.config, job.stage)]
+    asked = hashlib.sha256(json.dumps(question).encode()).hexdigest()
     before = folders.read_json(place)
     if before is not None and before.get("asked") == asked:
         return bool(before["use"])

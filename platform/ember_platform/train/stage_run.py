@@ -12,7 +12,7 @@ from ember_platform.config import RunConfig
 from ember_platform.data.manifest import Manifest
 from ember_platform.train import features, folders
 from ember_platform.train.checkpoint import HISTORY, SAMPLES, CheckpointError, RunState, names
-from ember_platform.train.faults import TrainingError
+from ember_platform.train.faults import TrainingError, told, transient
 from ember_platform.train.plan import fitting_workers
 from ember_platform.train.resume import best_model
 from ember_platform.train.worker import Order, entry
@@ -42,6 +42,8 @@ def run_stage(
     resume: str | None = None,
     tracking_run: str | None = None,
     observers: list[Callable[..., None]] | None = None,
+    seen: str | None = None,
+    here: bool = False,
 ) -> StageResult:
     """Train a stage on the running cluster; an interrupted one goes on from its last checkpoint.
 
@@ -54,6 +56,10 @@ def run_stage(
         resume: a checkpoint of this stage to start from, where the run has none of its own.
         tracking_run: id of the pipeline's tracking run.
         observers: called on every rank after each step (picklable).
+        seen: folder with the features of the training pictures, where they are made before; None: as
+            `data.feature_cache` says.
+        here: train in this process, which is the only worker (`cluster.num_workers: 1`), instead of in one that Ray
+            Train starts for it. A process that trains often so starts once.
 
     Raises:
         TrainingError: training failed; the message has the cause, and where the last checkpoint is.
@@ -70,9 +76,10 @@ def run_stage(
         tracking_run=tracking_run,
         observers=list(observers or []),
         shares=shares,
-        features=features.prepare(config, stage, Manifest.load(data_dir or config.data.dir), parent),
+        features=seen or features.prepare(config, stage, Manifest.load(data_dir or config.data.dir), parent),
+        alone=here,
     )
-    value = _fit(order, folder)
+    value = _alone(order, folder) if here else _fit(order, folder)
     state = RunState.from_mapping(value["state"])
     if state.best.checkpoint is None:
         raise TrainingError(f"stage {stage}: no checkpoint was the best; its validation metric was never a number")
@@ -83,6 +90,21 @@ def run_stage(
     for name in (HISTORY, SAMPLES):
         storage.write_bytes(storage.join(folder, name), storage.read_bytes(storage.join(folder, state.name, name)))
     return StageResult(state, best, value["phases"], value["startup"])
+
+
+def _alone(order: Order, folder: str) -> dict[str, Any]:
+    """Run the stage in this process, again from its last checkpoint after a failure that may go away."""
+    deaths, limit = 0, order.config.cluster.max_failures
+    while True:
+        try:
+            return entry({"order": order})
+        except TrainingError as error:
+            raise TrainingError(_failed(order.stage, folder, error)) from error
+        except Exception as error:
+            deaths += 1
+            if not transient(error) or 0 <= limit < deaths:
+                raise TrainingError(_failed(order.stage, folder, error)) from error
+            print(f"stage {order.stage}: {told(error)}; going on from the last checkpoint", flush=True)
 
 
 def _fit(order: Order, folder: str) -> dict[str, Any]:

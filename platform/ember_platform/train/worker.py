@@ -31,7 +31,8 @@ class Order:
     `data_dir` has the manifest, `parent` is the model folder to start from, `resume` a checkpoint of the same stage
     given by the user (one of the run's own comes first), `observers` are called after each step on every rank,
     `shares` is what the global batch is cut into (`shares`; None: as many as there are workers), `features` the folder
-    with what the frozen encoder saw in the pictures, `sent` the time of submission.
+    with what the frozen encoder saw in the pictures, `sent` the time of submission. `alone` is for a process that is no
+    worker of Ray Train's: it trains by itself, and keeps what reads its data for the next order.
     """
 
     config: RunConfig
@@ -44,6 +45,7 @@ class Order:
     observers: list[Callable[..., None]] = field(default_factory=list)
     shares: int | None = None
     features: str | None = None
+    alone: bool = False
     sent: float = field(default_factory=time.time)
 
 
@@ -72,7 +74,7 @@ def run(order: Order) -> dict[str, Any]:
 
     # The loop prints every checkpoint's metrics itself.
     logging.getLogger("ray.train").setLevel(logging.WARNING)
-    context = ray.train.get_context()
+    context: Any = _Alone() if order.alone else ray.train.get_context()
     torch.set_num_threads(_threads(order.config, context.get_local_world_size()))
     clock.mark("imports")
     try:
@@ -95,12 +97,29 @@ def _threads(config: RunConfig, local_workers: int) -> int:
     return threads_of(config, local_workers)
 
 
+class _Alone:
+    """The place of a process that has no others beside it."""
+
+    def get_world_rank(self) -> int:
+        return 0
+
+    def get_local_rank(self) -> int:
+        return 0
+
+    def get_world_size(self) -> int:
+        return 1
+
+    def get_local_world_size(self) -> int:
+        return 1
+
+
 class _Clock:
     """Seconds from submission to the first step, part by part: of what a stage does in each phase the first counts."""
 
     def __init__(self, sent: float) -> None:
         self.last = time.time()
-        self.parts = {"worker_start": _BORN - sent, "train_function": self.last - _BORN}
+        born = max(sent, _BORN)  # a process that is used again was there before
+        self.parts = {"worker_start": born - sent, "train_function": self.last - born}
 
     def mark(self, name: str) -> None:
         if name not in self.parts:
@@ -139,6 +158,7 @@ class _Worker:
         partitioned = self.settings.zero_stage == 3
         self.whole = copy.deepcopy(self.module) if partitioned and self.rank == 0 else self.module
         self.backend: Any = None
+        self.steps: Any = None
         clock.mark("model")
 
     # ------------------------------------------------------------- the loop's parts
@@ -156,6 +176,8 @@ class _Worker:
                     found = stack.enter_context(resume.given(self.order.resume))
                 return train(self.job(log), found)[0]
         finally:
+            if self.steps is not None:
+                self.steps.close()
             if log is not None:
                 log.close()
 
@@ -230,7 +252,7 @@ class _Worker:
     def batches(self, phase: int, start: int) -> Iterator[tuple[Any, list[Any]]]:
         from ember_platform.data.reader import batches
 
-        for item in batches(
+        self.steps = batches(
             self.config,
             self.stage,
             self.stage.phases[phase],
@@ -242,7 +264,9 @@ class _Worker:
             plan=self.plans[phase],
             micro_batches=self.settings.gradient_accumulation * self.hosted,
             features=self.order.features if self.stage.phases[phase] not in self.stage.trains_vision else None,
-        ):
+            keep=self.order.alone,
+        )
+        for item in self.steps:
             self.clock.mark("first_batch")
             yield item
 
@@ -335,6 +359,8 @@ class _Worker:
         """Tell Ray the metrics and, where there is one, the checkpoint that is complete."""
         import ray.train
 
+        if self.order.alone:
+            return
         if path is None:
             ray.train.report(metrics)
             return

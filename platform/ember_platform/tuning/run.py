@@ -10,6 +10,7 @@ from typing import Any
 
 from ember_platform import storage
 from ember_platform.config import RunConfig
+from ember_platform.data.manifest import Manifest
 from ember_platform.mlflow_store import StoreError, code_revision, tracking_uri
 from ember_platform.train.plan import PlanError
 from ember_platform.tuning import placement
@@ -127,8 +128,9 @@ def _prepare(
     parent = start.parent
     if parent is None and not of_model:
         parent = _new_model(base, manifest.dir, storage.join(ledger.folder, "begin"))
+    trained, encoded = _features(sweep, base, manifest, parent, ledger.folder, say)
     setup = Setup(
-        base=base,
+        base=trained,
         stage=sweep.stage,
         objectives=list(sweep.objectives),
         folder=ledger.folder,
@@ -137,6 +139,7 @@ def _prepare(
         parent=parent,
         parent_digest=content_digest(parent) if parent is not None else None,
         threads=1,
+        features=encoded,
         observers=list(observers or []),
     )
     settings = sweep.model_dump(mode="json", exclude={"trials", "concurrent", "config"})
@@ -147,6 +150,25 @@ def _prepare(
         "parent": setup.parent_digest,
     }
     return setup, identity, ledger
+
+
+def _features(
+    sweep: SweepConfig, base: RunConfig, manifest: Manifest, parent: str | None, folder: str, say: Say
+) -> tuple[RunConfig, str | None]:
+    """The features of the training pictures, made once for all trials, and the configuration that trials then have.
+
+    Whether they are used is settled here: trials of which some read features and some encode anew would differ by more
+    than their parameters. Where the encoder or the precision is swept, each trial settles it for itself.
+    """
+    from ember_platform.train import features
+
+    swept = [name for name in sweep.space if name == f"stages.{sweep.stage}.precision"]
+    if parent is None or swept:
+        return base, None
+    shared = base.model_copy(update={"output_dir": storage.join(folder, "shared")})
+    found = features.prepare(shared, sweep.stage, manifest, parent, trainings=sweep.trials, say=say)
+    settled = base.data.model_copy(update={"feature_cache": "on" if found else "off"})
+    return base.model_copy(update={"data": settled}), found
 
 
 def _new_model(base: RunConfig, data_dir: str, folder: str) -> str:
@@ -189,10 +211,9 @@ def _place(sweep: SweepConfig, base: RunConfig, setup: Setup) -> tuple[int, Setu
 
     import ray
 
-    at_once = placement.room(base, ray.cluster_resources(), sweep.concurrent)
-    at_once = min(at_once, sweep.trials)
     nodes = max(1, sum(1 for node in ray.nodes() if node.get("Alive")))
     cores = len(os.sched_getaffinity(0)) * nodes
+    at_once = min(placement.room(base, ray.cluster_resources(), sweep.concurrent, cores), sweep.trials)
     return at_once, replace(setup, threads=placement.threads(base, cores, at_once))
 
 
@@ -212,7 +233,7 @@ def _fit(sweep: SweepConfig, setup: Setup, ledger: Ledger, watch: Watch, numbers
     scheduler: Any = FIFOScheduler()
     if sweep.scheduler.method == "asha":
         scheduler = Rungs(sweep.scheduler, _mode(sweep), epochs, list(watch.records.values()))
-    trainable = tune.with_resources(tune.with_parameters(Trial, setup=setup), {"CPU": placement.DRIVER_CPUS})
+    trainable = tune.with_resources(tune.with_parameters(Trial, setup=setup), placement.process(setup.base))
     tune.Tuner(
         trainable,
         tune_config=tune.TuneConfig(

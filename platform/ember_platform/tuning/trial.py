@@ -24,6 +24,7 @@ from ember_platform.train import folders
 from ember_platform.train.checkpoint import HISTORY
 from ember_platform.train.stage_run import last_checkpoint, run_stage
 from ember_platform.tuning.ledger import PACE, Ledger
+from ember_platform.tuning.placement import alone
 from ember_platform.tuning.space import Objective, Params, apply, overrides
 
 STOP = "stop"
@@ -45,6 +46,7 @@ class Setup:
         parent: model folder that every trial starts from; None: each begins with a new model.
         parent_digest: of that folder.
         threads: of each worker.
+        features: folder with what the frozen encoder saw in the training pictures; None: as the configuration says.
         observers: of every trial (see `run_stage`); for tests.
     """
 
@@ -57,6 +59,7 @@ class Setup:
     parent: str | None
     parent_digest: str | None
     threads: int
+    features: str | None = None
     observers: list[Any] = field(default_factory=list)
 
     def config(self, number: int, params: Params) -> RunConfig:
@@ -69,6 +72,8 @@ class Setup:
             f"name={json.dumps(f'{self.base.name}-{number:03d}')}",
             f"output_dir={json.dumps(Ledger(self.folder).trial_dir(number))}",
             f"cluster.threads_per_worker={self.threads}",
+            # Weights from the middle of a training are for a run's figures; a sweep would keep them of every trial.
+            "figures.snapshots=0",
             # A lost machine is survived; what fails twice is the trial's own fault, and there are others to train.
             f"cluster.max_failures={min(1, max(0, self.base.cluster.max_failures))}",
         ]
@@ -136,7 +141,7 @@ class Trial(tune.Trainable):
         self.folder = Ledger(self.shared.folder).trial_dir(self.number)
         self.poll = _POLL_LOCAL if storage.is_local(self.folder) else _POLL_REMOTE
         self.reported = 0
-        self.error: BaseException | None = None
+        self.fault: tuple[str, str] | None = None
         self.result: dict[str, Any] | None = None
         self.thread = threading.Thread(target=self._train, name="training", daemon=True)
         self.thread.start()
@@ -155,8 +160,8 @@ class Trial(tune.Trainable):
             if self.reported < len(rows) - held:
                 self.reported += 1
                 return self.report(rows[self.reported - 1])
-            if ended and self.error is not None:
-                fault, reason = classify(self.error)
+            if ended and self.fault is not None:
+                fault, reason = self.fault
                 return {"fault": fault, "reason": reason, "started": self.began, "done": True}
             if ended and self.result is not None:
                 return {**self.report(rows[-1], last=True), **self.result, "done": True}
@@ -198,7 +203,7 @@ class Trial(tune.Trainable):
         try:
             self.result = train(self.shared, self.number, self.params, self.run, self.process)
         except BaseException as error:  # noqa: BLE001  it crosses to the thread that reports it
-            self.error = error
+            self.fault = classify(error)  # and not the error, which holds on to the model
 
 
 def train(setup: Setup, number: int, params: Params, run: str | None, process: float = 0.0) -> dict[str, Any]:
@@ -225,6 +230,8 @@ def train(setup: Setup, number: int, params: Params, run: str | None, process: f
         data_dir=setup.data_dir,
         tracking_run=run,
         observers=[Pace(config.output_dir), *setup.observers],
+        seen=setup.features,
+        here=alone(config),
     )
     figures = dict(result.state.best.metrics)
     missing = [o.metric for o in setup.objectives if o.metric not in figures]

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from ember_platform.train.plan import PlanError
 from ember_platform.tuning.ledger import FAILED, PACE, RUNNING, STOPPED, Ledger, LedgerError, best_of, pareto
-from ember_platform.tuning.placement import need, room, threads
+from ember_platform.tuning.placement import need, process, room, threads
 from ember_platform.tuning.space import Objective
 from tests.platform.tuning.samples import base, record, sweep
 
@@ -75,12 +75,26 @@ def test_the_front_is_what_nothing_beats(points: list[tuple[int, int]]) -> None:
 def test_no_more_trials_begin_than_have_room() -> None:
     config = base(cluster={"num_workers": 2, "cpus_per_worker": 0.5})
     assert need(config) == {"CPU": pytest.approx(1.51)}
-    assert room(config, {"CPU": 8.0}, "auto") == 5
-    assert room(config, {"CPU": 8.0}, 2) == 2
+    assert room(config, {"CPU": 8.0}, "auto", 64) == 5
+    assert room(config, {"CPU": 8.0}, "auto", 2) == 1  # there are more logical CPUs than cores
+    assert room(config, {"CPU": 8.0}, 2, 2) == 2
     with pytest.raises(PlanError, match="at most 5"):
-        room(config, {"CPU": 8.0}, 6)
+        room(config, {"CPU": 8.0}, 6, 64)
     with pytest.raises(PlanError, match="one trial has no room"):
-        room(config, {"CPU": 1.0}, "auto")
+        room(config, {"CPU": 1.0}, "auto", 64)
+
+
+def test_a_trial_with_one_worker_is_that_worker() -> None:
+    config = base(cluster={"num_workers": 1, "cpus_per_worker": 2})
+    assert process(config) == {"CPU": 2}
+    assert need(config) == {"CPU": 2.5}
+    assert room(config, {"CPU": 8.0}, "auto", 2) == 2
+    config = base(cluster={"num_workers": 1, "use_gpu": True})
+    assert process(config)["GPU"] == need(config)["GPU"] == 1
+    assert room(config, {"CPU": 64.0, "GPU": 3.0}, "auto", 2) == 3
+    config = base(cluster={"num_workers": 2, "use_gpu": True})
+    assert "GPU" not in process(config)
+    assert need(config)["GPU"] == 2
 
 
 def test_threads_are_shared_among_the_trials_at_once() -> None:

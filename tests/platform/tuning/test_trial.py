@@ -123,7 +123,7 @@ def test_stopping_waits_for_the_training_and_the_process_takes_the_next(played: 
     threading.Timer(0.2, training.go.release).start()
     trial.cleanup()
     assert not trial.thread.is_alive()
-    assert isinstance(trial.error, TrainingError)
+    assert trial.fault == ("crashed", "stopped after step 3")
     assert trial.reset_config({"number": 8, "params": params()})
     assert (trial.number, trial.reported, trial.process) == (8, 0, 0.0)
 
