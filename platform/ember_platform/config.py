@@ -54,6 +54,9 @@ class ClusterConfig(Section):
     num_workers: int = Field(default=2, ge=1, description="training workers, at least 1")
     cpus_per_worker: float = Field(default=1.0, gt=0, description="logical CPUs of a worker, above 0")
     use_gpu: bool = Field(default=False, description="one GPU per worker: true or false")
+    gpu_share: float = Field(
+        default=1.0, gt=0, le=1, description="of a GPU, 0 to 1: below 1 a sweep's trials of one worker each share GPUs"
+    )
     threads_per_worker: int | Literal["auto"] = Field(
         default="auto", description="compute threads of a worker, at least 1, or auto (its share of the cores)"
     )
@@ -77,7 +80,14 @@ class ClusterConfig(Section):
             raise fault("cluster.threads_per_worker", "a worker needs at least one thread")
         if self.min_workers is not None and self.min_workers > self.num_workers:
             raise fault("cluster.min_workers", f"{self.min_workers} is more than num_workers ({self.num_workers})")
+        if self.gpu_share < 1 and self.num_workers > 1:
+            raise fault("cluster.gpu_share", "workers that train together need a GPU each (NCCL); use num_workers=1")
         return self
+
+    @property
+    def gpus(self) -> float:
+        """GPUs of a worker."""
+        return self.gpu_share if self.use_gpu else 0.0
 
 
 class EarlyStop(Section):

@@ -205,7 +205,7 @@ class OnRay:
 
         ensure_ray(job.config)
         cluster = job.config.cluster
-        options = {"num_cpus": cluster.cpus_per_worker, "num_gpus": 1 if cluster.use_gpu else 0}
+        options = {"num_cpus": cluster.cpus_per_worker, "num_gpus": cluster.gpus}
         task: Any = ray.remote(_called).options(**options)  # Ray takes functions only, no partial
         return ray.get(task.remote(function, job))
 
@@ -223,7 +223,7 @@ class OnRay:
             fn_constructor_args=(job,),
             compute=ray.data.ActorPoolStrategy(size=min(cluster.num_workers, len(shards))),
             num_cpus=cluster.cpus_per_worker,
-            num_gpus=1 if cluster.use_gpu else None,
+            num_gpus=cluster.gpus or None,
         )
         yield from dataset.iter_rows()
 

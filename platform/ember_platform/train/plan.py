@@ -133,7 +133,7 @@ def check(config: RunConfig, numbers: list[int]) -> None:
             f"for their data need {wanted:g} logical CPUs, and the cluster has {have.get('CPU', 0):g}; use fewer, "
             "data.loader=actor, or start the cluster with more logical CPUs (`ray start --num-cpus`)"
         )
-    if cluster.use_gpu and have.get("GPU", 0) < least:
+    if have.get("GPU", 0) < least * cluster.gpus:
         raise PlanError(
             f"cluster.num_workers: {least} workers with a GPU each, and the cluster has "
             f"{have.get('GPU', 0):g}; use fewer workers or cluster.use_gpu=false"
@@ -198,7 +198,7 @@ def fitting_workers(config: RunConfig, stage: int) -> int:
         if settings.batch_size % (count * settings.gradient_accumulation) == 0
     ]
     for count in counts:
-        if _cpus(config, count) <= have.get("CPU", 0) and count * cluster.use_gpu <= have.get("GPU", 0):
+        if _cpus(config, count) <= have.get("CPU", 0) and count * cluster.gpus <= have.get("GPU", 0):
             return count
     return counts[-1]
 
@@ -220,7 +220,7 @@ def check_precision(config: RunConfig, numbers: list[int]) -> None:
     field = f"stages.{strict[0]}.precision"
     try:
         if ray.is_initialized():
-            options = {"num_cpus": config.cluster.cpus_per_worker, "num_gpus": int(config.cluster.use_gpu)}
+            options = {"num_cpus": config.cluster.cpus_per_worker, "num_gpus": config.cluster.gpus}
             probe: Any = ray.remote(resolve_precision).options(**options)
             ray.get(probe.remote("bf16", device, field))
         else:

@@ -160,7 +160,7 @@ def _trainer(order: Order) -> Any:
         scaling_config=ray.train.ScalingConfig(
             num_workers=cluster.num_workers,
             use_gpu=cluster.use_gpu,
-            resources_per_worker={"CPU": cluster.cpus_per_worker, **({"GPU": 1} if cluster.use_gpu else {})},
+            resources_per_worker={"CPU": cluster.cpus_per_worker, **({"GPU": cluster.gpus} if cluster.gpus else {})},
         ),
         run_config=ray.train.RunConfig(
             name=f"stage{order.stage}",

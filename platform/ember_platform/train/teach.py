@@ -125,7 +125,7 @@ def on_ray(lesson: Lesson, shards: int) -> Iterator[dict[str, Any]]:
         fn_constructor_args=(lesson,),
         compute=ray.data.ActorPoolStrategy(size=min(cluster.num_workers, shards)),
         num_cpus=cluster.cpus_per_worker,
-        num_gpus=1 if cluster.use_gpu else None,
+        num_gpus=cluster.gpus or None,
     )
     yield from dataset.iter_rows()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -115,11 +116,12 @@ def parallel_figure(sweep: SweepConfig, records: Sequence[Record]) -> Figure | N
     reached = [float(len(record.epochs)) for record in told]
     values = [last_value(record) for record in told]
     dimensions.append({"label": "epochs", "values": reached, "range": [0, max(reached)]})
-    dimensions.append({"label": value_label(sweep), "values": values})
+    dimensions.append({"label": sweep.objectives[0].metric, "values": values, "tickformat": ".3f"})
+    # Pale to strong; the last axis says which value a shade is.
     line = {
         "color": values,
-        "colorscale": "Viridis",
-        "showscale": True,
+        "colorscale": [[0.0, "#d3dae1"], [0.5, "#7fb3a0"], [1.0, _BEST]],
+        "showscale": False,
         "reversescale": sweep.objectives[0].mode == "min",
     }
     trace = go.Parcoords(line=line, dimensions=dimensions, labelangle=-12, labelside="top")
@@ -174,9 +176,7 @@ def importance_figure(sweep: SweepConfig, records: Sequence[Record]) -> Figure |
         },
         hovertemplate="%{y}: %{x:.2f}<extra></extra>",
     )  # fmt: skip
-    made = _figure(
-        [bar], height=120 + 34 * len(rows), xaxis={"title": "share of the explained variance", "rangemode": "tozero"}
-    )
+    made = _figure([bar], height=120 + 34 * len(rows), xaxis={"title": "share of variance", "rangemode": "tozero"})
     made["layout"]["margin"]["l"] = 190
     made["epoch"] = found[0]
     return made
@@ -204,14 +204,28 @@ def slices_figure(sweep: SweepConfig, records: Sequence[Record]) -> Figure | Non
         )  # fmt: skip
         row, column = i // columns + 1, i % columns + 1
         grid.add_trace(trace, row, column)
-        kind = "category" if parameter.choice is not None else "log" if parameter.kind.startswith("log") else "linear"
-        grid.update_xaxes(type=kind, title={"text": short(sweep, name), "standoff": 6}, row=row, col=column)
+        grid.update_xaxes(**_axis(parameter), title={"text": short(sweep, name), "standoff": 6}, row=row, col=column)
         if column == 1:
             grid.update_yaxes(title=value_label(sweep), row=row, col=column)
     made = _figure([], height=90 + 230 * lines)
     own = json.loads(grid.to_json())
     layout = {**own["layout"], **{k: v for k, v in made["layout"].items() if k not in ("xaxis", "yaxis")}}
     return {"data": own["data"], "layout": layout}
+
+
+def _axis(parameter: Parameter) -> dict[str, Any]:
+    """A parameter's axis over its whole range."""
+    if parameter.choice is not None:
+        texts = [json.dumps(value).strip('"') for value in parameter.choice]
+        return {"type": "category", "categoryorder": "array", "categoryarray": texts, "range": [-0.5, len(texts) - 0.5]}
+    low, high = (analysis.scaled(parameter, end) for end in parameter.bounds)
+    space = 0.05 * (high - low)
+    found: dict[str, Any] = {"range": [low - space, high + space]}
+    if not parameter.kind.startswith("log"):
+        return found
+    ticks = [m * 10.0**power for power in range(math.floor(low), math.ceil(high) + 1) for m in (1, 3)]
+    shown = [tick for tick in ticks if low - space <= math.log10(tick) <= high + space]
+    return {**found, "type": "log", "tickvals": shown, "ticktext": [f"{tick:.3g}" for tick in shown]}
 
 
 def pareto_figure(sweep: SweepConfig, records: Sequence[Record]) -> Figure | None:

@@ -166,7 +166,7 @@ def _summary(board: Board) -> str:
     best = best_of(records, objective)
     facts = [(f"{len(records)} of {board.sweep.trials}", "trials begun")]
     facts += [(str(count), status) for status, count in counts.items() if count]
-    facts.append((f"{epochs} of {full}", "epochs, were all trained to the end"))
+    facts.append((str(epochs), f"epochs ({full}, were all trained to the end)"))
     if best is not None:
         facts.insert(0, (f"{best.objective(objective):.4f}", f"best {objective.metric}, trial {best.name}"))
     took = analysis.overhead(records)
@@ -199,11 +199,13 @@ def _table(board: Board) -> str:
         return (0 if record.status == FINISHED else 1, -sign * value if value is not None else float("inf"))
 
     names = [o.metric for o in sweep.objectives]
+    # Where every epoch tells the first objective, the last of them stands for trials without figures.
+    told = any(names[0] in epoch.metrics for record in board.records for epoch in record.epochs)
     head = [
         "trial",
         "status",
         "epochs",
-        "value",
+        *([] if told else ["value"]),
         *names,
         *(short(sweep, name) for name in sweep.space),
         "to first step",
@@ -212,12 +214,14 @@ def _table(board: Board) -> str:
     lines = ["<tr>" + "".join(f"<th>{html.escape(cell)}</th>" for cell in head) + "</tr>"]
     for record in sorted(board.records, key=rank):
         first = record.first_step_seconds()
+        last = record.epochs[-1].value if record.epochs else None
+        figures = {**({names[0]: last} if told else {}), **record.figures}
         cells = [
             f'<a href="trials/{record.name}/">{record.name}</a>',
             f'<span style="color:{COLOURS[record.status]}">{record.status}</span>{_why(record)}',
             str(len(record.epochs)),
-            f"{record.epochs[-1].value:.4f}" if record.epochs else "",
-            *(_number(record.figures.get(name)) for name in names),
+            *([] if told else [_number(last)]),
+            *(_number(figures.get(name)) for name in names),
             *(html.escape(_text(record.params.get(name))) for name in sweep.space),
             f"{first:.0f} s" if first is not None else "",
             _run(board, record),
@@ -229,7 +233,10 @@ def _table(board: Board) -> str:
 def _why(record: Record) -> str:
     if record.status != FAILED:
         return ""
-    return f'<div class="why">{html.escape(f"{record.fault}: {record.reason}")}</div>'
+    reason = f"{record.fault}: {record.reason}"
+    if len(reason) < 50:
+        return f'<div class="why">{html.escape(reason)}</div>'
+    return f'<details class="why"><summary>{html.escape(reason[:40])}…</summary>{html.escape(reason)}</details>'
 
 
 def _run(board: Board, record: Record) -> str:

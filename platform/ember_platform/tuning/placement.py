@@ -24,7 +24,7 @@ def process(config: RunConfig) -> dict[str, float]:
     """Logical resources of a trial's own process."""
     if not alone(config):
         return {"CPU": _WATCH_CPUS}
-    return {"CPU": config.cluster.cpus_per_worker, **({"GPU": 1.0} if config.cluster.use_gpu else {})}
+    return {"CPU": config.cluster.cpus_per_worker, **({"GPU": config.cluster.gpus} if config.cluster.gpus else {})}
 
 
 def need(config: RunConfig) -> dict[str, float]:
@@ -33,7 +33,7 @@ def need(config: RunConfig) -> dict[str, float]:
     found["CPU"] += float(cluster.num_workers) if config.data.loader == "ray_data" else 0.5
     if not alone(config):
         found["CPU"] += cluster.num_workers * cluster.cpus_per_worker
-        found |= {"GPU": float(cluster.num_workers)} if cluster.use_gpu else {}
+        found |= {"GPU": cluster.num_workers * cluster.gpus} if cluster.gpus else {}
     return found
 
 

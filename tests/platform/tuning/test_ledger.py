@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from ember_platform.train.plan import PlanError
 from ember_platform.tuning.ledger import FAILED, PACE, RUNNING, STOPPED, Ledger, LedgerError, best_of, pareto
@@ -92,6 +93,10 @@ def test_a_trial_with_one_worker_is_that_worker() -> None:
     config = base(cluster={"num_workers": 1, "use_gpu": True})
     assert process(config)["GPU"] == need(config)["GPU"] == 1
     assert room(config, {"CPU": 64.0, "GPU": 3.0}, "auto", 2) == 3
+    config = base(cluster={"num_workers": 1, "use_gpu": True, "gpu_share": 0.25})
+    assert room(config, {"CPU": 64.0, "GPU": 3.0}, "auto", 2) == 12
+    with pytest.raises(ValidationError, match="need a GPU each"):
+        base(cluster={"num_workers": 2, "use_gpu": True, "gpu_share": 0.25})
     config = base(cluster={"num_workers": 2, "use_gpu": True})
     assert "GPU" not in process(config)
     assert need(config)["GPU"] == 2
