@@ -27,7 +27,13 @@ from embervlm.data.readers.base import ReaderError
 #: Faults that the user can act on; a traceback would bury the message.
 _TOLD = (ConfigError, DataError, LedgerError, PlanError, ReaderError, StorageError)
 #: flag → field of the search space.
-_FIELDS = {"trials": "trials", "epochs": "epochs", "concurrent": "concurrent", "seed": "search.seed"}
+_FIELDS = {
+    "trials": "trials",
+    "epochs": "epochs",
+    "concurrent": "concurrent",
+    "workers": "workers",
+    "seed": "search.seed",
+}
 
 
 def parser() -> argparse.ArgumentParser:
@@ -39,6 +45,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--trials", type=int, help="trials in all")
     made.add_argument("--epochs", type=int, help="epochs of a full training")
     made.add_argument("--concurrent", help="trials at once at most, or auto")
+    made.add_argument("--workers", type=int, help="training workers of a trial")
     made.add_argument("--seed", type=int, help="of the search")
     made.add_argument("--resume", action="store_true", help="go on with a sweep that was killed, or add trials to it")
     made.add_argument("--resume_from", help="model folder that every trial starts from (default: the stage before)")

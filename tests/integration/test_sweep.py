@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.timeout(1500)
 
 
-def base(folder: Path) -> RunConfig:
+def base(folder: Path, workers: int = 1) -> RunConfig:
     """Stage 3 from a new model: four steps an epoch."""
     values = {
         "name": "sweeps",
@@ -36,7 +36,7 @@ def base(folder: Path) -> RunConfig:
             "loader": "actor",
             "counts": {"stage3": {"train": 32, "validation": 16, "test": 8}},
         },
-        "cluster": {"num_workers": 1, "cpus_per_worker": 0.5},
+        "cluster": {"num_workers": workers, "cpus_per_worker": 0.5},
         "stages": {"3": {"epochs": 2, "batch_size": 8, "learning_rate": 1e-3, "precision": "fp32", "log_every": 1}},
         "evaluation": {"baselines": False},
         "figures": {"enabled": False},
@@ -113,7 +113,7 @@ def test_trials_finish_diverge_and_are_stopped(
 def test_a_killed_sweep_goes_on_and_its_winner_is_registered(tmp_path: Path) -> None:
     """Killed in its second trial and resumed, it has the trials of an uninterrupted sweep, none of them run twice."""
     config, file = tmp_path / "base.yaml", tmp_path / "space.yaml"
-    config.write_text(yaml.safe_dump(base(tmp_path).model_dump(mode="json")))
+    config.write_text(yaml.safe_dump(base(tmp_path, workers=2).model_dump(mode="json")))
     rates = {"stages.3.learning_rate": {"log_uniform": [1e-4, 1e-2]}}
     file.write_text(yaml.safe_dump(space(space=rates, config=str(config), search={"seed": 1, "startup": 2})))
     command = [sys.executable, "tune/sweep.py", "--space", str(file), "cluster.address=local"]

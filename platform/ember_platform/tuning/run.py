@@ -15,7 +15,7 @@ from ember_platform.mlflow_store import StoreError, code_revision, tracking_uri
 from ember_platform.train.plan import PlanError
 from ember_platform.tuning import placement
 from ember_platform.tuning.ledger import FINISHED, Ledger, Record, best_of
-from ember_platform.tuning.space import SweepConfig
+from ember_platform.tuning.space import SweepConfig, apply
 from ember_platform.tuning.trial import Setup, Trial
 from ember_platform.tuning.watch import Watch
 
@@ -67,9 +67,9 @@ def run_sweep(
         LedgerError: the folder holds another sweep, or none to resume.
     """
     base = _with_store(base)
-    setup, identity, ledger = _prepare(sweep, base, name, resume_from, say, observers)
+    setup, identity, ledger = _prepare(sweep, _of_trials(sweep, base), name, resume_from, say, observers)
     known = _begin(ledger, sweep, base, name, identity, resume, say)
-    trials_at_once, setup = _place(sweep, base, setup)
+    trials_at_once, setup = _place(sweep, setup)
     open_numbers = [r.number for r in known if not r.over]
     fresh = [n for n in range(sweep.trials) if n not in {r.number for r in known}]
     say(
@@ -99,6 +99,13 @@ def _with_store(base: RunConfig) -> RunConfig:
     except StoreError:
         return base  # the tracker will say what is missing, and trains on
     return base.model_copy(update={"tracking": base.tracking.model_copy(update={"mlflow_uri": uri})})
+
+
+def _of_trials(sweep: SweepConfig, base: RunConfig) -> RunConfig:
+    """The configuration with the workers of a trial; what the sweep finds is trained with the base's."""
+    if sweep.workers is None:
+        return base
+    return apply(base, [f"cluster.num_workers={sweep.workers}", "cluster.min_workers=null"])
 
 
 def _prepare(
@@ -205,7 +212,7 @@ def _begin(
     return known
 
 
-def _place(sweep: SweepConfig, base: RunConfig, setup: Setup) -> tuple[int, Setup]:
+def _place(sweep: SweepConfig, setup: Setup) -> tuple[int, Setup]:
     """Trials at once, and each worker's share of the cores."""
     from dataclasses import replace
 
@@ -213,8 +220,8 @@ def _place(sweep: SweepConfig, base: RunConfig, setup: Setup) -> tuple[int, Setu
 
     nodes = max(1, sum(1 for node in ray.nodes() if node.get("Alive")))
     cores = len(os.sched_getaffinity(0)) * nodes
-    at_once = min(placement.room(base, ray.cluster_resources(), sweep.concurrent, cores), sweep.trials)
-    return at_once, replace(setup, threads=placement.threads(base, cores, at_once))
+    at_once = min(placement.room(setup.base, ray.cluster_resources(), sweep.concurrent, cores), sweep.trials)
+    return at_once, replace(setup, threads=placement.threads(setup.base, cores, at_once))
 
 
 def _fit(sweep: SweepConfig, setup: Setup, ledger: Ledger, watch: Watch, numbers: list[int], at_once: int) -> None:

@@ -164,6 +164,11 @@ class SweepConfig(Section):
     concurrent: int | Literal["auto"] = Field(
         default="auto", description="trials at once at most, at least 1, or auto (as many as the cluster has room for)"
     )
+    workers: int | None = Field(
+        default=None,
+        ge=1,
+        description="training workers of a trial, or null: the configuration's; one trains in a process that stays",
+    )
     search: SearchConfig = Field(default=SearchConfig(), description="method, seed, startup")
     scheduler: SchedulerConfig = Field(default=SchedulerConfig(), description="method, grace, reduction")
     space: dict[str, Parameter] = Field(min_length=1, description="dotted field → its range")
