@@ -66,8 +66,10 @@ def _(data: d.RetrievalAccuracy) -> str:
     both = np.stack([data.image_to_text[:, 0], data.text_to_image[:, 0]])
     n = _best(np.nan_to_num(both, nan=-1).mean(0))
     rank = int(data.ranks[0])
+    place = "the first" if rank == 1 else f"among the first {rank}"
+    best = "Best on" if len(data.datasets) > 1 else "On"
     return (
-        f"Best on {data.datasets[n]}: the right text is among the first {rank} for {both[0, n]:.1%} of the images, the "
+        f"{best} {data.datasets[n]}: the right text is {place} for {both[0, n]:.1%} of the images, the "
         f"right image for {both[1, n]:.1%} of the texts (chance {rank / data.pool[n]:.1%})."
     )
 
@@ -163,6 +165,8 @@ def _(data: d.LayerAccuracy) -> str:
 def _(data: d.RobotPerformance) -> str:
     last = st.share(data.correct[-1], data.total[-1])
     high, low = _best(last), _worst(last)
+    if last[high] == last[low]:
+        return f"At step {data.steps[-1]:,} all robots are alike: {last[high]:.1%}."
     return (
         f"At step {data.steps[-1]:,} {short(data.robots[high])} is best ({last[high]:.1%} of "
         f"{data.total[-1, high]}) and "
@@ -212,6 +216,8 @@ def _(data: d.RobotRadar) -> str:
     if np.isnan(data.f1).all():
         return "No robot has an F1."
     high, low = _best(data.f1), _worst(data.f1)
+    if data.f1[high] == data.f1[low]:
+        return f"All robots have the same F1: {data.f1[high]:.3f}."
     ends = (f"{short(data.robots[n])} {data.f1[n]:.3f}" for n in (high, low))
     return "Highest F1: {}; lowest: {}.".format(*ends)
 
@@ -221,6 +227,8 @@ def _(data: d.TaskRobot) -> str:
     values = st.share(data.correct, data.total)
     robot, task = np.unravel_index(_worst(values), values.shape)
     overall = data.correct.sum() / max(1, data.total.sum())
+    if np.nanmin(values) == np.nanmax(values):
+        return f"{overall:.1%} of all decisions are right, for every robot and task type."
     return (
         f"{overall:.1%} of all decisions are right; weakest is {short(data.robots[robot])} for '{data.tasks[task]}' "
         f"({values[robot, task]:.0%} of {data.total[robot, task]})."

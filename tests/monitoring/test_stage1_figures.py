@@ -27,7 +27,9 @@ def test_similarity_surface_has_tokens_steps_and_cosines() -> None:
         "Cosine similarity",
     )
     surface = read.surface(ax)
-    assert len(surface) == 49 * 5
+    assert {token for token, _ in surface} == set(range(1, 50))
+    steps = [step for _, step in surface]
+    assert (min(steps), max(steps)) == (data.steps[0], data.steps[-1])
     for s, token in ((0, 0), (4, 48), (2, 10)):
         assert surface[token + 1.0, float(data.steps[s])] == pytest.approx(data.similarity[s, token])
     steps, mean = read.line(ax, "Mean")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -81,13 +82,31 @@ def number(value: float) -> str:
 
 
 def surface(ax: Any, x: Values, y: Values, z: Values, **options: Any) -> Any:
-    """z (len(y), len(x)) over x and y; a line where there is only one row or column, which has no surface."""
+    """z (len(y), len(x)) over x and y; a line where there is only one row or column, which has no surface.
+
+    A face has one colour, its corners' mean, so large ones are split: straight lines between the points that are given
+    stay what they are, and colours follow the heights. The rows that are given are drawn as lines.
+    """
     grid_x, grid_y = np.meshgrid(np.asarray(x, float), np.asarray(y, float))
     if min(z.shape) < 2:
         (line,) = ax.plot(grid_x.ravel(), grid_y.ravel(), z.ravel(), color=INK, marker="o", markersize=3)
         return line
-    settings = {"rcount": 80, "ccount": 80, "linewidth": 0.25, "edgecolor": (0, 0, 0, 0.35), "antialiased": True}
-    return ax.plot_surface(grid_x, grid_y, z, **{**settings, **options})
+    fine_x, fine_y = _split(grid_x[0]), _split(grid_y[:, 0])
+    fine = np.stack([np.interp(fine_y, grid_y[:, 0], column) for column in np.asarray(z, float).T], axis=1)
+    fine = np.stack([np.interp(fine_x, grid_x[0], row) for row in fine])
+    settings = {"rcount": len(fine_y), "ccount": len(fine_x), "linewidth": 0.1, "edgecolor": (0, 0, 0, 0.2)}
+    drawn = ax.plot_surface(*np.meshgrid(fine_x, fine_y), fine, **{**settings, "antialiased": True, **options})
+    if len(fine_y) > len(grid_y):
+        for row, place in zip(np.asarray(z, float), grid_y[:, 0], strict=True):
+            ax.plot(grid_x[0], np.full(len(row), place), row, color=INK, alpha=0.45, linewidth=0.6)
+    return drawn
+
+
+def _split(places: Values, least: int = 24) -> Values:
+    """The places, and others evenly between them until there are at least so many intervals."""
+    parts = -(-least // (len(places) - 1))
+    between = [np.linspace(a, b, parts, endpoint=False) for a, b in itertools.pairwise(places)]
+    return np.concatenate([*between, places[-1:]])
 
 
 def space(figure: Figure, place: Any, title: str, labels: tuple[str, str, str], view: tuple[float, float]) -> Any:
@@ -177,10 +196,10 @@ def subtitle(ax: Axes, title: str, words: str) -> None:
     ax.text(0.5, 1.015, words, transform=ax.transAxes, ha="center", va="bottom", fontsize=8, color=INK)
 
 
-def above(ax: Axes, x: float, y: float, words: str, gap: float = 2) -> None:
+def above(ax: Axes, x: float, y: float, words: str, gap: float = 2, size: float = 7) -> None:
     """Words over a bar, readable on lines that pass there."""
     ax.annotate(
-        words, (x, y), xytext=(0, gap), textcoords="offset points", ha="center", fontsize=7, bbox=PLATE, zorder=6
+        words, (x, y), xytext=(0, gap), textcoords="offset points", ha="center", fontsize=size, bbox=PLATE, zorder=6
     )
 
 

@@ -79,6 +79,7 @@ def layouts(data: EmbeddingEvolution, pairs: int, seed: int = 0) -> tuple[Values
     that a point stays about where it was. Positions have no unit and no meaning beyond neighbourhood.
     """
     from sklearn.manifold import TSNE
+    from threadpoolctl import threadpool_limits
 
     pick = np.sort(np.random.default_rng(seed).permutation(data.image.shape[1])[:pairs])
     found: list[Values] = []
@@ -89,7 +90,9 @@ def layouts(data: EmbeddingEvolution, pairs: int, seed: int = 0) -> tuple[Values
             start = (1e-4 * found[-1] / max(float(found[-1][:, 0].std()), 1e-12)).astype(np.float32)
         perplexity = min(30.0, (len(points) - 1) / 3)
         tsne = TSNE(2, perplexity=perplexity, init=start, metric="cosine", random_state=seed, max_iter=500, n_jobs=1)
-        found.append(tsne.fit_transform(points))
+        # So few points take longer in several threads than in one.
+        with threadpool_limits(1):
+            found.append(tsne.fit_transform(points))
     both = np.stack(found)
     return both[:, : len(pick)], both[:, len(pick) :]
 
@@ -221,8 +224,8 @@ def feature_maps(figure: Figure, data: FeatureMaps, palette: Palette) -> None:
         focus = (focus - focus.min()) / max(float(np.ptp(focus)), 1e-12)
         axes[row, -1].imshow(picture, extent=extent)
         axes[row, -1].imshow(
-            np.zeros_like(focus),
-            alpha=0.75 * (1 - focus),
+            np.ones_like(focus),
+            alpha=0.85 * (1 - focus),
             cmap="gray",
             vmin=0,
             vmax=1,

@@ -45,16 +45,17 @@ def instruction_complexity(figure: Figure, data: InstructionComplexity, palette:
         {"label": "Without vision", "color": orange, "hatch": "//"},
     ]
     parts.grouped_bars(ax, heights, low, high, looks)
+    size = 7.5 if len(members) < 9 else 6.5
     for g, offset in ((0, -0.2), (1, 0.2)):
         for c in range(len(members)):
             if np.isfinite(heights[g, c]):
-                ax.text(c + offset, high[g, c] + 0.015, f"{heights[g, c]:.0%}", ha="center", va="bottom", fontsize=7.5)
+                parts.above(ax, c + offset, high[g, c], f"{heights[g, c]:.0%}", size=size)
     means = (data.with_vision.mean(), data.without_vision.mean())
-    for mean, color, dash in zip(means, (purple, orange), ("--", ":"), strict=True):
-        ax.axhline(mean, color=color, linestyle=dash, linewidth=1.2, zorder=1.5, label=f"mean {mean:.1%}")
+    for mean, which, color, dash in zip(means, ("with", "without"), (purple, orange), ("--", ":"), strict=True):
+        ax.axhline(mean, color=color, linestyle=dash, linewidth=1.2, zorder=1.5, label=f"mean {which} {mean:.1%}")
     names = [f"{name}\nn = {rows.size}" for name, rows in zip(data.categories, members, strict=True)]
     ax.set_xticks(range(len(names)), names)
-    ax.set(ylim=(0, 1.12), ylabel=data.metric, xlabel="Instruction type", yticks=np.linspace(0, 1, 6))
+    ax.set(ylim=(0, 1.12), ylabel=data.metric.capitalize(), xlabel="Instruction type", yticks=np.linspace(0, 1, 6))
     parts.percent_axis(ax.yaxis)
     ax.grid(visible=False, axis="x")
     ax.set_title(f"Instruction complexity and performance, step {data.step:,}")
@@ -100,7 +101,7 @@ def token_probability(figure: Figure, data: TokenProbability, palette: Palette) 
     ax.set(ylim=(0, 1.02), ylabel="Token probability", xlim=(0.5, len(places) + 0.5))
     ax.set_title(f"Token probability over the sequence, step {data.step:,}")
     ax.legend(handles=handles, loc="upper left", bbox_to_anchor=(1, 1))
-    below.set(ylabel="answers", xlabel="Token position", ylim=(0, None))
+    below.set(ylabel="Answers", xlabel="Token position", ylim=(0, None))
     parts.step_axis(below.xaxis, 12)
 
 

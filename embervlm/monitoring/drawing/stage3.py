@@ -115,9 +115,9 @@ def layer_budget(figure: Figure, data: LayerBudget, palette: Palette) -> None:
         for x, place in enumerate(places):
             low, middle, high = np.quantile(ranks[:, place], [0.05, 0.5, 0.95], method="nearest")
             parts.above(ax, x, float(ends[1, x]), f"#{middle}\n({low}–{high})", 4)
-        parts.level_line(ax, float(values.mean()), f"mean {values.mean():.3g}", INK)
+        ax.axhline(float(values.mean()), color=INK, linestyle="--", linewidth=1.0, zorder=1.5)
         ax.set_xticks(range(len(places)), [data.parts[i] for i in places], rotation=40, ha="right")
-        ax.set_title(titles[kind])
+        ax.set_title(f"{titles[kind]}\n(mean {values.mean():.3g})")
         ax.grid(visible=False, axis="x")
     axes[0].set_ylabel(f"Importance: {data.method}")
     axes[0].set_ylim(0, axes[0].get_ylim()[1] * 1.12)
@@ -140,10 +140,15 @@ def confusion_matrix(ax: Axes, counts: Values, robots: Sequence[str], title: str
     return image
 
 
+def panel_columns(panels: int) -> int:
+    """Columns of up to six panels, without a hole where another grid has none."""
+    return 2 if panels == 4 else min(3, panels)
+
+
 def confusion_evolution(figure: Figure, data: ConfusionEvolution, palette: Palette) -> None:
     """Matrices of at most six steps, the first and the last among them."""
     picked = parts.chosen(len(data.steps), 6)
-    columns = min(3, len(picked))
+    columns = panel_columns(len(picked))
     axes = figure.subplots(-(-len(picked) // columns), columns, squeeze=False, sharex=True, sharey=True)
     for ax in axes.flat[len(picked) :]:
         ax.set_axis_off()
@@ -203,14 +208,14 @@ def calibration(figure: Figure, data: Calibration, palette: Palette, bins: int) 
         f"ECE = {ece:.3f} (95% bootstrap {ends[0]:.3f}–{ends[1]:.3f}) · equal mass {mass:.3f} · {bins} bins, "
         f"n = {len(data.confidence)}",
     )
-    ax.legend(loc="upper left", bbox_to_anchor=(0, 0.98))
     below.bar(middle, counts, width * 0.92, color=FAINT)
     below.axvline(
         data.confidence.mean(), color=red, linestyle="-", label=f"mean confidence {data.confidence.mean():.3f}"
     )
     below.axvline(data.correct.mean(), color=blue, linestyle="--", label=f"accuracy {data.correct.mean():.3f}")
-    below.set(xlabel="Confidence", ylabel="Count")
-    below.legend(fontsize=7, loc="upper left")
+    below.set(xlabel="Confidence", ylabel="Count (log)", yscale="log", ylim=(0.7, 3 * max(1, counts.max())))
+    handles, labels = (a + b for a, b in zip(*(x.get_legend_handles_labels() for x in (ax, below)), strict=True))
+    below.legend(handles, labels, fontsize=7.5, loc="upper center", bbox_to_anchor=(0.5, -0.45), ncols=3)
 
 
 def task_robot(figure: Figure, data: TaskRobot, palette: Palette) -> None:
@@ -263,15 +268,15 @@ def reasoning_quality(figure: Figure, data: ReasoningQuality, palette: Palette) 
         shares, places, xerr=[shares - low, high - shares], fmt="none", ecolor=INK, elinewidth=0.9, capsize=2.5
     )
     for place, value in enumerate(shares):
-        right.text(high[place] + 0.03, place, f"{value:.0%}", va="center", fontsize=7.5)
+        right.text(high[place] + 0.03, place, f"{value:.0%}", va="center", fontsize=7.5, bbox=parts.PLATE)
     overall = data.keyword_correct.sum() / data.keyword_total.sum()
-    right.axvline(overall, color=red, linestyle="--", label=f"all {overall:.0%}")
+    right.axvline(overall, color=red, linestyle="--", linewidth=1.2)
     right.set_yticks(places, [f"{k}\nn = {n}" for k, n in zip(data.keywords, data.keyword_total, strict=True)])
     right.invert_yaxis()
-    right.set(xlim=(0, 1.15), xlabel="Share taken over rightly", title="Task keyword extraction")
+    right.set(xlim=(0, 1.15), xlabel="Share taken over rightly")
+    right.set_title(f"Task keyword extraction\n(all {overall:.0%}, dashed)")
     right.set_xticks(np.linspace(0, 1, 5))
     parts.percent_axis(right.xaxis)
-    right.legend(loc="lower right", fontsize=7)
     figure.suptitle(f"Chain-of-thought reasoning quality, step {data.step:,}")
 
 

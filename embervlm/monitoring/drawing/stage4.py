@@ -48,8 +48,7 @@ def phase_comparison(figure: Figure, data: PhaseComparison, palette: Palette) ->
         ax.set_xticks(range(len(rows)), names)
         ax.set(ylabel=unit or "Score", ylim=(0, top * 1.15), xlim=(-0.6, len(rows) - 0.4))
         ax.grid(visible=False, axis="x")
-    handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=2)
+    axes[0].legend(loc="upper left", bbox_to_anchor=(0, -0.14), ncols=2)
     figure.suptitle("Phase 1 and phase 2 of reasoning training")
 
 

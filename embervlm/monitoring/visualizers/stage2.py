@@ -30,7 +30,7 @@ class Stage2Visualizer(Canvas):
     def plot_instruction_complexity(self, data: InstructionComplexity, save: bool = True) -> Drawn:
         """Bars per instruction type, with and without vision (instruction_complexity_bars)."""
         fill = partial(draw.instruction_complexity, data=data, palette=self.palette)
-        return self.draw(data.name, (8.0, 4.4), fill, data.source, save)
+        return self.draw(data.name, (max(8.0, 2.6 + 0.7 * len(data.categories)), 4.4), fill, data.source, save)
 
     def plot_token_probability(self, data: TokenProbability, save: bool = True) -> Drawn:
         """Token probability over the sequence (token_probability_sequence)."""

@@ -50,7 +50,8 @@ class Stage3Visualizer(Canvas):
     def plot_confusion_evolution(self, data: ConfusionEvolution, save: bool = True) -> Drawn:
         """Confusion matrices over training, as panels and as animation (confusion_evolution)."""
         panels = min(6, len(data.steps))
-        size = (3.5 * min(3, panels) + 1.2, 3.1 * -(-panels // 3) + 0.8)
+        columns = draw.panel_columns(panels)
+        size = (3.5 * columns + 1.2, 3.1 * -(-panels // columns) + 0.8)
         fill = partial(draw.confusion_evolution, data=data, palette=self.palette)
         caption = self._truth(data)
         drawn = self.draw(data.name, size, fill, caption, save)
