@@ -17,6 +17,7 @@ from pydantic import Field, ValidationError, model_validator
 from ember_platform.config_data import (
     DATASETS,
     ROBOT_SOURCE,
+    TABLES,
     WORLD_SOURCE,
     DataConfig,
     DatasetConfig,
@@ -336,7 +337,7 @@ def _check_data(data: DataConfig) -> None:
             raise fault(
                 f"{at}.questions", f"{form} has questions and annotations in two files, and this one is missing"
             )
-        if form not in ("reasoning", "cc3m") and dataset.images is None:
+        if form not in ("reasoning", "cc3m", *TABLES) and dataset.images is None:
             raise fault(f"{at}.images", f"{form} needs the folder of its pictures")
         if dataset.augment > 1 and form != "reasoning":
             raise fault(f"{at}.augment", "only tasks have other wordings (reasoning; data.robot_augment)")

@@ -12,7 +12,21 @@ WORLD_SOURCE: Literal["emberworld"] = "emberworld"
 ROBOT_SOURCE = "robot_selection"
 DataStage = Literal["stage1", "stage2", "stage3", "stage4"]
 #: Formats of `data.datasets`; the robot-selection files are named by `data.robot_data`.
-FormatName = Literal["coco", "flickr30k", "cc3m", "llava_instruct", "vqa_v2", "ok_vqa", "reasoning"]
+FormatName = Literal[
+    "coco",
+    "flickr30k",
+    "cc3m",
+    "llava_instruct",
+    "vqa_v2",
+    "ok_vqa",
+    "mme",
+    "mmbench",
+    "textvqa",
+    "scienceqa",
+    "reasoning",
+]
+#: Tables of questions that have their pictures in them.
+TABLES = ("mme", "mmbench", "textvqa", "scienceqa")
 DATASETS: tuple[str, ...] = get_args(FormatName)
 _STAGES = {
     "coco": "stage1",
@@ -21,6 +35,7 @@ _STAGES = {
     "llava_instruct": "stage2",
     "vqa_v2": "stage2",
     "ok_vqa": "stage2",
+    **dict.fromkeys(TABLES, "stage2"),
     "reasoning": "stage4",
 }
 DatasetName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$")]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 import tarfile
@@ -391,3 +392,81 @@ def test_memory_does_not_grow_with_the_rows(format: str, tmp_path: Path, monkeyp
             tracemalloc.stop()
         assert total >= count
     assert peaks[1] < 1.5 * peaks[0] + 100_000
+
+
+# -------------------------------------------------------------- benchmarks
+
+
+def test_mme_asks_for_yes_and_no_and_tests() -> None:
+    got = found("mme", FILES / "MME.tsv", split="auto", images=None)
+    assert [(row.line, row.record.id, row.record.response, row.record.split) for row in got] == [
+        (2, "set-0", "Yes", "test"),
+        (3, "set-1", "No", "test"),
+    ]
+    assert got[0].record.instruction == "Is the crate red? Please answer yes or no."
+    assert {row.record.kind for row in got} == {"instruction"}
+    assert [row.record.tags for row in got] == [{"question_type": "color"}] * 2
+    assert faults("mme", FILES / "MME.tsv") == [(4, "answer: none is given")]
+
+
+def test_mmbench_has_options_cells_in_quotes_and_pictures_of_other_rows() -> None:
+    got = found("mmbench", FILES / "MMBench_DEV_EN.tsv")
+    assert got[0].record.instruction.split("\n") == [
+        "The picture was taken",
+        "in a\tworkshop.",
+        'Which "tool" is shown?',
+        "A. a saw",
+        "B. a drill",
+        "Answer with the letter.",
+    ]
+    assert [(row.line, row.record.response, row.record.tags["option"]) for row in got] == [
+        (2, "B", "a drill"),
+        (4, "A", "a drill"),
+    ]
+    assert got[1].record.instruction.startswith('Which "tool" is shown?\nA. a drill')
+    assert got[0].picture == got[1].picture
+    assert faults("mmbench", FILES / "MMBench_DEV_EN.tsv") == [
+        (5, "answer: 'D' is none of the options A, B, C"),
+        (6, "image: '999' is the index of no row before this one that has a picture"),
+    ]
+
+
+def test_textvqa_answer_is_the_commonest_of_ten() -> None:
+    (row,) = found("textvqa", FILES / "TextVQA_VAL.tsv")
+    assert row.record.response == "dakota"
+    assert row.record.tags["answers"].count("dakota") == 8
+    assert len(row.record.tags["answers"]) == 10
+    assert faults("textvqa", FILES / "TextVQA_VAL.tsv") == [(3, "answer: begins a list and is none: \"['open\"")]
+
+
+def test_scienceqa_has_questions_without_a_picture() -> None:
+    seen, unseen = found("scienceqa", FILES / "ScienceQA_TEST.tsv")
+    assert (seen.record.response, seen.record.tags["question_type"]) == ("A", "physics")
+    assert "C." not in seen.record.instruction
+    assert unseen.picture is None
+    assert unseen.record.instruction.startswith("Look at the table.\nWhich is liquid?\nA. ice\nB. water")
+
+
+@pytest.mark.parametrize("name", ["MME.tsv", "MMBench_DEV_EN.tsv", "TextVQA_VAL.tsv", "ScienceQA_TEST.tsv"])
+def test_a_benchmarks_picture_lies_where_its_row_says(name: str) -> None:
+    content = (FILES / name).read_bytes()
+    for row in found("mme", FILES / name):
+        if row.picture is not None:
+            assert (row.picture.paths, row.picture.encoding) == ((str(FILES / name),), "base64")
+            assert row.picture.length is not None
+            cell = content[row.picture.offset : row.picture.offset + row.picture.length]
+            assert base64.b64decode(cell, validate=True).startswith(b"\x89PNG")
+
+
+def test_a_table_that_is_no_benchmark_or_is_cut(tmp_path: Path) -> None:
+    (tmp_path / "other.tsv").write_text("caption\turl\n")
+    with pytest.raises(ReaderError, match="expected the columns index, question, answer and image"):
+        rows("mme", tmp_path / "other.tsv")
+    head = "index\tquestion\tanswer\timage_path\n"
+    (tmp_path / "cut.tsv").write_text(f'{head}1\tred?\tYes\ta.png\n2\tblue?\tNo\n3\t"never closed\tNo\tb.png\n')
+    (row,) = found("mme", tmp_path / "cut.tsv")
+    assert pictures(row) == ("pictures/a.png",)
+    assert faults("mme", tmp_path / "cut.tsv") == [
+        (3, "3 columns where 4 are expected"),
+        (4, "a cell's quote is not closed"),
+    ]

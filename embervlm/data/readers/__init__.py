@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from types import MappingProxyType, ModuleType
 from typing import Protocol
 
-from embervlm.data.readers import cc3m, coco, flickr30k, llava, reasoning, robot_selection, vqa
+from embervlm.data.readers import benchmark, cc3m, coco, flickr30k, llava, reasoning, robot_selection, vqa
 from embervlm.data.readers.base import Dataset, Files, Rows
 
 
@@ -39,6 +39,10 @@ FORMATS: MappingProxyType[str, ModuleType] = MappingProxyType(
         "llava_instruct": llava,
         "vqa_v2": vqa,
         "ok_vqa": vqa,
+        "mme": benchmark,
+        "mmbench": benchmark,
+        "textvqa": benchmark,
+        "scienceqa": benchmark,
         "robot_selection": robot_selection,
         "reasoning": reasoning,
     }

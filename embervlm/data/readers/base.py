@@ -25,11 +25,15 @@ class ReaderError(ValueError):
 
 @dataclass(frozen=True)
 class Picture:
-    """Where a picture lies: the first of `paths` that is there; `length` bytes from `offset` on (None: all of it)."""
+    """Where a picture lies: the first of `paths` that is there; `length` bytes from `offset` on (None: all of it).
+
+    `encoding` is "base64" where these bytes are text that has to be decoded first.
+    """
 
     paths: tuple[str, ...]
     offset: int = 0
     length: int | None = None
+    encoding: str = ""
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,9 @@ from embervlm.stages.base import to_device
 if TYPE_CHECKING:
     from embervlm.models.modeling import EmberVLM
 
-CHAINS = 96
-CALIBRATED = 256
-BUDGET_BATCHES, BUDGET_RECORDS = 6, 24
+CHAINS = 64
+CALIBRATED = 192
+BUDGET_BATCHES, BUDGET_RECORDS = 6, 16
 TRUTH = "the chosen robot where it is labelled, else the labelled one with the highest score"
 _FLEET_FIGURES = (d.LayerAccuracy, d.RobotPerformance, d.ConfusionEvolution, d.RobotRadar, d.TaskRobot)
 
@@ -34,9 +34,12 @@ def measure(store: d.FigureStore, run: StageRun) -> None:
     for moment, (model, _) in run.models():
         product = moment is run.product
         if five and tested:
-            over_training(store, model, moment, five)
-            asked = tested if product else five
-            at_moment(store, model, moment, asked, "test" if product else "validation")
+            found = s.choices(model, five)
+            over_training(store, model, moment, five, found)
+            if product:
+                at_moment(store, moment, tested, s.choices(model, tested), "test")
+            else:
+                at_moment(store, moment, five, found, "validation")
         some = run.validation[:CALIBRATED]
         if not product:
             confidence, correct = s.first_choices(model, some)
@@ -49,10 +52,12 @@ def measure(store: d.FigureStore, run: StageRun) -> None:
     training_curves(store, run)
 
 
-def over_training(store: d.FigureStore, model: EmberVLM, moment: Moment, records: list[Record]) -> None:
-    """One moment of what is shown over all of training."""
+def over_training(
+    store: d.FigureStore, model: EmberVLM, moment: Moment, records: list[Record], found: s.Choices
+) -> None:
+    """One moment of what is shown over all of training; `found` are the model's choices for the records."""
     note = f"validation split, {len(records)} tasks of the default fleet"
-    found, step = s.choices(model, records), np.array([moment.step])
+    step = np.array([moment.step])
     store.write(
         d.RobotPerformance(
             step,
@@ -78,9 +83,8 @@ def over_training(store: d.FigureStore, model: EmberVLM, moment: Moment, records
     )
 
 
-def at_moment(store: d.FigureStore, model: EmberVLM, moment: Moment, records: list[Record], split: str) -> None:
-    """One moment's radar, and its table of task types."""
-    found = s.choices(model, records)
+def at_moment(store: d.FigureStore, moment: Moment, records: list[Record], found: s.Choices, split: str) -> None:
+    """One moment's radar, and its table of task types, of the choices that were made for the records."""
     note = f"{split} split, {len(records)} tasks of the default fleet"
     table = per_robot(list(found.sent), list(found.able), [found.robots] * len(records))
     rows = [table[name] for name in found.robots]

@@ -23,8 +23,8 @@ from embervlm.stages.base import chunks
 if TYPE_CHECKING:
     from embervlm.models.modeling import EmberVLM
 
-CHAINS = 64
-PRODUCT_CHAINS = 128
+CHAINS = 48
+PRODUCT_CHAINS = 96
 FLOWS = 24
 TIMED = 8
 METHOD = "mean |change of a robot's confidence| when the step is empty"

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from embervlm.monitoring.data import FigureStore
 from embervlm.monitoring.measuring import stage1, stage2, stage3, stage4
-from embervlm.monitoring.measuring.moments import StageRun
+from embervlm.monitoring.measuring.moments import Moment, StageRun
 
 _MEASURES = {1: stage1.measure, 2: stage2.measure, 3: stage3.measure, 4: stage4.measure}
 
@@ -24,9 +26,17 @@ def measure_stage(store: FigureStore, run: StageRun) -> dict[str, Any]:
     _MEASURES[run.number](store, run)
     definition = run.definition
     gained: dict[str, Any] = {"metric": definition.metric, "samples": len(run.validation)}
-    for name, moment in (("before", run.moments[0]), ("after", run.product)):
-        model, processor = run.opened(moment)
-        module = definition.module(model)
-        module.eval()
-        gained[name] = definition.evaluate(module, processor, run.validation)[definition.metric]
+    # Training itself evaluated the product on these records.
+    when, metrics = run.evaluations()
+    known = metrics[definition.metric][when == run.product.step] if definition.metric in metrics else np.zeros(0)
+    gained["before"] = _metric(run, run.moments[0])
+    gained["after"] = float(known[-1]) if known.size and np.isfinite(known[-1]) else _metric(run, run.product)
     return gained
+
+
+def _metric(run: StageRun, moment: Moment) -> float:
+    """The stage's metric of one of its models on its validation records."""
+    model, processor = run.opened(moment)
+    module = run.definition.module(model)
+    module.eval()
+    return run.definition.evaluate(module, processor, run.validation)[run.definition.metric]

@@ -278,7 +278,7 @@ class _Writer:
     def found(self, number: int, row: Found) -> None:
         record, picture = row.record.to_row(), None
         if row.picture is not None:
-            picture = [list(row.picture.paths), row.picture.offset, row.picture.length]
+            picture = [list(row.picture.paths), row.picture.offset, row.picture.length, row.picture.encoding]
         self._put(row.record.split, number, row.line, {"record": record, "file": row.file, "picture": picture})
 
     def fault(self, number: int, row: Fault) -> None:

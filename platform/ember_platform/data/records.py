@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
 import json
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -87,5 +89,12 @@ def _content(picture: Picture) -> bytes:
             continue
         if content is None or len(content) > _LARGEST:
             raise ImageError(f"image: a file of more than {_LARGEST} bytes")
-        return content
+        return _decoded(content) if picture.encoding == "base64" else content
     raise ImageError("image: no such file")
+
+
+def _decoded(text: bytes) -> bytes:
+    try:
+        return base64.b64decode(text, validate=True)
+    except binascii.Error as error:
+        raise ImageError(f"image: no base64: {error}") from error
