@@ -17,7 +17,7 @@ import json
 import sys
 from typing import Any
 
-from ember_platform.config import ROBOT_SOURCE, WORLD_SOURCE, ConfigError, RunConfig, load_config
+from ember_platform.config import ROBOT_SOURCE, WORDS_SOURCE, WORLD_SOURCE, ConfigError, RunConfig, load_config
 from ember_platform.data import published
 from ember_platform.data.ingest import prepare
 from ember_platform.data.manifest import DataError
@@ -99,13 +99,17 @@ def overrides(options: argparse.Namespace) -> list[str]:
         double = next((name for name in names if names.count(name) > 1), None)
         if double:
             raise ConfigError(f"--source {double}: given twice; a dataset in two parts has two names and a --format")
-        world = WORLD_SOURCE in names
-        found += [] if world else ["data.sources=[]"]
+        made = [name for name in (WORLD_SOURCE, WORDS_SOURCE) if name in names]
+        found.append(f"data.sources=[{', '.join(made)}]")
         found += ["stages={}", "data.datasets={}"]  # nothing is trained, so nothing else is needed
     for one in options.source or []:
         name, fields = one["name"], {key: value for key, value in one.items() if key != "name"}
-        if name in (WORLD_SOURCE, ROBOT_SOURCE):
-            known = {WORLD_SOURCE: {}, ROBOT_SOURCE: {"annotations": "robot_data", "augment": "robot_augment"}}[name]
+        if name in (WORLD_SOURCE, WORDS_SOURCE, ROBOT_SOURCE):
+            known = {
+                WORLD_SOURCE: {},
+                WORDS_SOURCE: {},
+                ROBOT_SOURCE: {"annotations": "robot_data", "augment": "robot_augment"},
+            }[name]
             wrong = next((field for field in fields if field not in known), None)
             if wrong or (known and "annotations" not in fields):
                 raise ConfigError(f"--source {name}: takes {', '.join(f'--{k}' for k in known) or 'no other flag'}")
@@ -118,11 +122,12 @@ def overrides(options: argparse.Namespace) -> list[str]:
 def describe(config: RunConfig) -> None:
     """Print the shards and rows that the configuration asks for, as far as they can be known without reading."""
     print(f"in {config.data.dir}, {config.data.workers} tasks at once")
-    rows: dict[tuple[str, str], int] = {}
+    rows: dict[tuple[str, str, str], int] = {}
     for spec in world_specs(config):
-        rows[spec.stage, spec.split] = rows.get((spec.stage, spec.split), 0) + spec.count
-    for (stage, split), count in sorted(rows.items()):
-        print(f"  {stage} {split:<10} {WORLD_SOURCE:<16} {count:>8} rows")
+        key = (spec.stage, spec.split, spec.source)
+        rows[key] = rows.get(key, 0) + spec.count
+    for (stage, split, source_name), count in sorted(rows.items()):
+        print(f"  {stage} {split:<10} {source_name:<16} {count:>8} rows")
     for source in published.sources_of(config):
         for part in published.parts_of(source, config.data.dir):
             note = published.indexed(part)

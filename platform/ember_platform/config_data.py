@@ -9,6 +9,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstra
 from ember_platform.storage import absolute
 
 WORLD_SOURCE: Literal["emberworld"] = "emberworld"
+WORDS_SOURCE: Literal["emberwords"] = "emberwords"
 ROBOT_SOURCE = "robot_selection"
 DataStage = Literal["stage1", "stage2", "stage3", "stage4"]
 #: Formats of `data.datasets`; the robot-selection files are named by `data.robot_data`.
@@ -88,9 +89,14 @@ class DataConfig(Section):
     dir: Location = Field(
         default="outputs/data", description="folder of shards and manifest: a path or s3://bucket/prefix"
     )
-    sources: list[Literal["emberworld"]] = Field(
+    sources: list[Literal["emberworld", "emberwords"]] = Field(
         default=[WORLD_SOURCE],
-        description="datasets to ingest: emberworld (made here), or [] where only others are read",
+        description="datasets made here: emberworld (pictures, all stages), emberwords (tasks and fleets in free "
+        "words, stage 3), or [] where only others are read",
+    )
+    words: SplitCounts = Field(
+        default=SplitCounts(train=10_000, validation=384, test=768),
+        description="how many records of emberwords per split, where it is one of the sources",
     )
     datasets: dict[DatasetName, DatasetConfig] = Field(
         default={}, description="name → a published dataset to ingest as well; the name is its source in mixing"
@@ -133,4 +139,4 @@ class DataConfig(Section):
         """The stages whose records a source has."""
         if source == WORLD_SOURCE:
             return list(self.counts)
-        return ["stage3" if source == ROBOT_SOURCE else _STAGES[self.format_of(source)]]
+        return ["stage3" if source in (ROBOT_SOURCE, WORDS_SOURCE) else _STAGES[self.format_of(source)]]

@@ -9,13 +9,14 @@ import functools
 import hashlib
 import importlib.metadata
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import embervlm
 from ember_platform import storage
-from ember_platform.config import WORLD_SOURCE, RunConfig
+from ember_platform.config import WORDS_SOURCE, WORLD_SOURCE, RunConfig
+from ember_platform.config_data import DataStage, SplitCounts
 from ember_platform.data import published
 from ember_platform.data.published import Part, PartNote, Source
 from ember_platform.data.records import read_index
@@ -89,7 +90,8 @@ def plan(config: RunConfig, index: IndexParts) -> Planned:
     Raises:
         ReaderError: a published dataset cannot be read.
     """
-    generators: dict[str, str] = {WORLD_SOURCE: world_digest()} if WORLD_SOURCE in config.data.sources else {}
+    digests = {WORLD_SOURCE: world_digest, WORDS_SOURCE: words_digest}
+    generators = {name: digest() for name, digest in digests.items() if name in config.data.sources}
     specs = world_specs(config)
     parts: list[tuple[Part, PartNote]] = []
     for source in published.sources_of(config):
@@ -148,14 +150,23 @@ def _published_specs(config: RunConfig, source: Source, parts: list[tuple[Part, 
 
 
 def world_specs(config: RunConfig) -> list[ShardSpec]:
-    """The shards of EmberWorld that a configuration asks for."""
+    """The shards that a configuration asks for of what is made here: EmberWorld's, then those in free words."""
     data = config.data
-    if WORLD_SOURCE not in data.sources:
-        return []
-    generator = world_digest()
+    specs: list[ShardSpec] = []
+    if WORLD_SOURCE in data.sources:
+        specs += _made_specs(config, WORLD_SOURCE, data.counts, world_digest())
+    if WORDS_SOURCE in data.sources:
+        specs += _made_specs(config, WORDS_SOURCE, {"stage3": data.words}, words_digest())
+    return specs
+
+
+def _made_specs(
+    config: RunConfig, source: str, wanted: Mapping[DataStage, SplitCounts], generator: str
+) -> list[ShardSpec]:
+    data = config.data
     return [
         ShardSpec(
-            source=WORLD_SOURCE,
+            source=source,
             stage=stage,
             split=split,
             index=index,
@@ -167,7 +178,7 @@ def world_specs(config: RunConfig) -> list[ShardSpec]:
             generator=generator,
             max_image_pixels=data.max_image_pixels,
         )
-        for stage, counts in sorted(data.counts.items())
+        for stage, counts in sorted(wanted.items())
         for split in SPLITS
         for total in [getattr(counts, split)]
         for index, start in enumerate(range(0, total, data.shard_rows))
@@ -181,22 +192,40 @@ def read_world(spec: ShardSpec) -> Iterator[Record]:
     return build(spec.split, spec.kind, spec.count, spec.seed, spec.image_size, start=spec.start)
 
 
+def read_words(spec: ShardSpec) -> Iterator[Record]:
+    """Tasks and fleets in free words."""
+    from embervlm.world.lexicon.dataset import build
+
+    return build(spec.split, spec.count, spec.seed, start=spec.start)
+
+
 def read_published(spec: ShardSpec) -> Iterator[Found | Fault]:
     """Records of a published dataset, from its index."""
     return read_index(spec.origin, spec.start, spec.count, spec.image_size, spec.max_image_pixels)
 
 
 #: Source → its reader, where it is no published dataset.
-READERS: dict[str, Reader] = {WORLD_SOURCE: read_world}
+READERS: dict[str, Reader] = {WORLD_SOURCE: read_world, WORDS_SOURCE: read_words}
 
 
 @functools.cache
 def world_digest() -> str:
     """sha256 (hex) of the code that makes EmberWorld and of the libraries that make its pixels."""
     root = Path(embervlm.__file__).parent
-    files = [*sorted((root / "world").rglob("*.py")), root / "fleet.py", root / "data" / "schema.py"]
+    lexicon = set((root / "world" / "lexicon").rglob("*.py"))
+    code = sorted(path for path in (root / "world").rglob("*.py") if path not in lexicon)
+    files = [*code, root / "fleet.py", root / "data" / "schema.py"]
     versions = [importlib.metadata.version(name) for name in ("numpy", "pillow", "opencv-python-headless")]
     return hashlib.sha256((_files_digest(files) + " ".join(versions)).encode()).hexdigest()
+
+
+@functools.cache
+def words_digest() -> str:
+    """sha256 (hex) of the lexicon, of the code that makes tasks and fleets of it, and of what they rest on."""
+    root = Path(embervlm.__file__).parent
+    made = sorted(path for path in (root / "world" / "lexicon").rglob("*") if path.suffix in (".py", ".txt"))
+    files = [*made, root / "world" / "ontology.py", root / "fleet.py", root / "data" / "schema.py"]
+    return hashlib.sha256((_files_digest(files) + importlib.metadata.version("numpy")).encode()).hexdigest()
 
 
 def _files_digest(files: list[Path]) -> str:
