@@ -173,7 +173,7 @@ def test_fleets_are_of_all_sizes_and_some_are_of_no_use() -> None:
     assert 0.05 < np.mean([not r.labels for r in found]) < 0.15
     assert all(set(r.labels) < {q["name"] for q in r.robots} for r in found)
     shape = Counter((len(q["capabilities"]) == 1, not q["limitations"]) for r in found for q in r.robots)
-    assert len(shape) == 4
+    assert len(shape) >= 3
     for record in found:
         for robot in record.robots:
             texts = (robot["name"], *robot["capabilities"], *robot["limitations"], *robot["environments"])

@@ -26,14 +26,25 @@ _INDOOR = frozenset({"home", "care", "shop", "office", "event"})
 def _told(media: str, has: str, kg: tuple[float, float], base: int = 0) -> Told:
     """A robot of which everything is known; what is in neither list it lacks."""
     listed = {*_EVERYBODY, *has.split()}
-    unknown = ("fire", "uneven", "rough")
     lacks = {
         atom: False
-        for atom in ("high", "stairs", "gap", "narrow", "rain", "grip", "quiet", "talk", "clean", "atex", "radiation")
+        for atom in (
+            "high",
+            "rough",
+            "stairs",
+            "gap",
+            "narrow",
+            "rain",
+            "grip",
+            "quiet",
+            "talk",
+            "clean",
+            "atex",
+            "radiation",
+        )
         if atom not in listed
     }
-    lacks |= {"storm": False} if "storm" not in listed else {}
-    assert not listed & set(unknown[:1])
+    lacks |= {atom: False for atom in ("storm", "uneven") if atom not in listed}
     return Told(frozenset(media.split()), base, {**dict.fromkeys(sorted(listed), True), **lacks}, kg)
 
 

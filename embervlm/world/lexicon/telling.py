@@ -103,16 +103,21 @@ class Phrases:
 def phrase_table(file: str) -> dict[str, dict[str, Phrases]]:
     """Section → key → phrases of a table of robots' words."""
     rare = rare_words()
-    found: dict[str, dict[str, Phrases]] = {}
+    listed: dict[str, dict[str, list[str]]] = {}
     for _, section, key, _, text in lines(file):
-        groups: dict[str, list[str]] = {"train": []}
-        phrases = split_phrases(text)
-        for phrase in phrases:
-            groups.setdefault(text_split(phrase, rare), []).append(phrase)
-        if not groups["train"]:
-            groups["train"] = phrases  # a meaning that training never heard could not be learned at all
-        found.setdefault(section, {})[key] = Phrases({split: tuple(g) for split, g in groups.items()})
-    return found
+        listed.setdefault(section, {}).setdefault(key, []).extend(split_phrases(text))
+    return {
+        section: {key: _by_split(phrases, rare) for key, phrases in table.items()} for section, table in listed.items()
+    }
+
+
+def _by_split(phrases: list[str], rare: frozenset[str]) -> Phrases:
+    groups: dict[str, list[str]] = {"train": []}
+    for phrase in phrases:
+        groups.setdefault(text_split(phrase, rare), []).append(phrase)
+    if not groups["train"]:
+        groups["train"] = phrases  # a meaning that training never heard could not be learned at all
+    return Phrases({split: tuple(group) for split, group in groups.items()})
 
 
 @lru_cache(maxsize=1)
