@@ -16,6 +16,7 @@ from embervlm.world.lexicon.telling import NO, UNSURE, Phrases, Told, phrase_tab
 
 DRONE, DIVER, HUMANOID, WHEELS, LEGS = NAMES = tuple(default_fleet().names)
 _EVERYBODY = ("dark", "cold", "thermal", "gas", "in", "out", "fast", "long")
+_TALKED_OF = "high rough uneven stairs gap narrow rain storm grip quiet talk clean atex radiation"
 _WORDS = 55
 #: How much worse than the best suited a robot may be and still be sent.
 _MARGIN = 0.35
@@ -26,25 +27,7 @@ _INDOOR = frozenset({"home", "care", "shop", "office", "event"})
 def _told(media: str, has: str, kg: tuple[float, float], base: int = 0) -> Told:
     """A robot of which everything is known; what is in neither list it lacks."""
     listed = {*_EVERYBODY, *has.split()}
-    lacks = {
-        atom: False
-        for atom in (
-            "high",
-            "rough",
-            "stairs",
-            "gap",
-            "narrow",
-            "rain",
-            "grip",
-            "quiet",
-            "talk",
-            "clean",
-            "atex",
-            "radiation",
-        )
-        if atom not in listed
-    }
-    lacks |= {atom: False for atom in ("storm", "uneven") if atom not in listed}
+    lacks = {atom: False for atom in _TALKED_OF.split() if atom not in listed}
     return Told(frozenset(media.split()), base, {**dict.fromkeys(sorted(listed), True), **lacks}, kg)
 
 
@@ -79,7 +62,7 @@ def _against(name: str, asks: Asks, fields: frozenset[str]) -> float:
         cost += 0.0 if skilled else 0.8 if plain else 0.1 if inside else 0.6
         cost += 1.0 if "fast" in asks.flags else 0.0
         cost += 1.0 if "long" in asks.flags else 0.0
-        cost += 0.3 if load > 5 else 0.0
+        cost += 0.2 if load > 5 else 0.0
         cost -= 0.5 if fields & {"home", "care"} and not load and plain else 0.0
     elif name == WHEELS:
         cost += 0.0 if inside or load else 0.1
