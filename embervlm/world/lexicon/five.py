@@ -43,8 +43,11 @@ FIVE: dict[str, Told] = {
 
 def _against(name: str, asks: Asks, fields: frozenset[str]) -> float:
     """What speaks against sending this robot, though it is able; 0: nothing."""
-    inside = "in" in asks.flags or (
-        not asks.flags & {"out", "high"} and bool(fields & _INDOOR) and asks.medium != "air"
+    stairs_inside = "stairs" in asks.flags and "out" not in asks.flags
+    inside = (
+        "in" in asks.flags
+        or stairs_inside
+        or (not asks.flags & {"out", "high"} and bool(fields & _INDOOR) and asks.medium != "air")
     )
     load = asks.kg[1] if asks.kg else 0.0
     plain = not asks.terrain and not asks.flags & {"stairs", "gap", "narrow"}

@@ -90,8 +90,8 @@ def plan(config: RunConfig, index: IndexParts) -> Planned:
     Raises:
         ReaderError: a published dataset cannot be read.
     """
-    digests = {WORLD_SOURCE: world_digest, WORDS_SOURCE: words_digest}
-    generators = {name: digest() for name, digest in digests.items() if name in config.data.sources}
+    digests: dict[str, Callable[[], str]] = {WORLD_SOURCE: world_digest, WORDS_SOURCE: words_digest}
+    generators: dict[str, str] = {name: digest() for name, digest in digests.items() if name in config.data.sources}
     specs = world_specs(config)
     parts: list[tuple[Part, PartNote]] = []
     for source in published.sources_of(config):
