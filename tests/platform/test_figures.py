@@ -14,10 +14,13 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from ember_platform import energy, figures
+from ember_platform import energy, figures, storage
 from ember_platform.config import FiguresConfig, RunConfig, TrackingConfig
 from ember_platform.mlflow_store import open_store
 from ember_platform.tracking import Tracker
+from embervlm.monitoring.data import FigureStore
+from tests.monitoring import samples
+from tests.s3 import BUCKET, local_s3
 
 
 def stage_folder(run: Path, number: int, best: tuple[int, int]) -> dict[str, Any]:
@@ -164,3 +167,30 @@ def test_figures_go_to_mlflow_and_wandb(tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_a_run_without_figures_has_none_to_show(tmp_path: Path) -> None:
     assert list(figures.drawn(RunConfig(output_dir=str(tmp_path)))) == []
+
+
+def test_figures_of_a_run_on_s3(tmp_path: Path) -> None:
+    """What was measured lies on S3; the drawn files are put there, and nothing else of the run is touched."""
+    store = FigureStore(tmp_path)
+    for make in (samples.retrieval, samples.benchmarks):
+        store.write(make())
+    with local_s3() as server:
+        client, run = server.client(), f"s3://{BUCKET}/runs/one"
+        for path in [p for p in tmp_path.rglob("*") if p.is_file()]:
+            client.upload_file(str(path), BUCKET, f"runs/one/{path.relative_to(tmp_path).as_posix()}")
+        client.put_object(Bucket=BUCKET, Key="runs/one/stage1/checkpoint-0-000001/engine/large", Body=b"not read")
+        config = RunConfig(output_dir=run, tracking=TrackingConfig(mlflow_uri=f"sqlite:///{tmp_path / 'm.db'}"))
+        said = figures.draw(config, report=False)
+        assert said[0].startswith("2 of ")
+        names = {row["Key"] for row in client.list_objects_v2(Bucket=BUCKET, Prefix="runs/one/")["Contents"]}
+        for name in ("figures/benchmark_progression_heatmap", "stage1/visualizations/retrieval_accuracy_heatmap"):
+            assert f"runs/one/{name}.png" in names
+            folder, _, stem = name.rpartition("/")
+            assert {f"runs/one/{folder}/{kind}/{stem}.{kind}" for kind in ("pdf", "svg")} <= names
+        assert "runs/one/figures/figures.json" in names
+        assert ("GET", "/runs/one/stage1/checkpoint-0-000001/engine/large") not in [
+            (method, path.removeprefix(f"/{BUCKET}")) for method, path, _ in server.seen
+        ]
+        keys = {key: place for _, key, place in figures.drawn(config)}
+        assert keys["stage1/retrieval_heatmap"] == f"{run}/stage1/visualizations/retrieval_accuracy_heatmap.png"
+        assert storage.read_bytes(keys["cross/benchmark_heatmap"]).startswith(b"\x89PNG")

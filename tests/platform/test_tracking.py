@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -308,3 +309,35 @@ def test_importing_the_tracker_imports_neither_mlflow_nor_wandb() -> None:
         [sys.executable, "-c", code], env={"PYTHONPATH": "platform:."}, cwd=Path(__file__).parents[2], timeout=60
     )
     assert done.returncode == 0
+
+
+def test_no_row_waits_for_a_slow_tracker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every row is taken while the server has not answered the first; all arrive, in order, once it does."""
+    asked, answered = threading.Event(), threading.Event()
+    stored: list[int] = []
+
+    class Slow:
+        def __init__(self, *arguments: Any, **named: Any) -> None:
+            pass
+
+        def start_stage(self, *arguments: Any) -> None:
+            pass
+
+        def log_metrics(self, numbers: Any, step: int) -> None:
+            asked.set()
+            answered.wait(60)
+            stored.append(step)
+
+        def end_stage(self) -> None:
+            pass
+
+    monkeypatch.setattr("ember_platform.tracking.Tracker", Slow)
+    log = _Log(order(tmp_path))
+    log.put({"step": 0, "phase": 0, "phase_step": 0, "loss": 1.0})
+    assert asked.wait(60)
+    for step in range(1, 500):
+        log.put({"step": step, "phase": 0, "phase_step": step, "loss": 1.0})
+    assert stored == [], "training is through, and the server still at its first row"
+    answered.set()
+    log.close()
+    assert stored == list(range(500))

@@ -124,12 +124,17 @@ def embedding_panel(
     ax.margins(0.06)
 
 
+def panel_columns(panels: int) -> int:
+    """Columns of up to eight panels, as square as can be."""
+    return 3 if panels in (5, 6) else min(4, panels)
+
+
 def embedding_evolution(
     figure: Figure, data: EmbeddingEvolution, places: tuple[Values, Values], palette: Palette
 ) -> None:
     """A panel per step (at most 8)."""
     picked = parts.chosen(len(data.steps), 8)
-    columns = min(4, len(picked))
+    columns = panel_columns(len(picked))
     axes = figure.subplots(-(-len(picked) // columns), columns, squeeze=False)
     for ax in axes.flat[len(picked) :]:
         ax.set_axis_off()

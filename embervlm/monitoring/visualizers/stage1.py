@@ -38,7 +38,8 @@ class Stage1Visualizer(Canvas):
         """
         places = draw.layouts(data, n_samples)
         panels = min(8, len(data.steps))
-        size = (max(7.4, 3.0 * min(4, panels)), 3.1 * -(-panels // 4) + 0.6)
+        columns = draw.panel_columns(panels)
+        size = (max(7.4, 3.0 * columns), 3.1 * -(-panels // columns) + 0.6)
         fill = partial(draw.embedding_evolution, data=data, places=places, palette=self.palette)
         drawn = self.draw(data.name, size, fill, data.source, save)
         if save:
