@@ -436,7 +436,7 @@ def test_textvqa_answer_is_the_commonest_of_ten() -> None:
     assert row.record.response == "dakota"
     assert row.record.tags["answers"].count("dakota") == 8
     assert len(row.record.tags["answers"]) == 10
-    assert faults("textvqa", FILES / "TextVQA_VAL.tsv") == [(3, "answer: begins a list and is none: \"['open\"")]
+    assert faults("textvqa", FILES / "TextVQA_VAL.tsv") == [(3, 'answer: begins a list and is none: "[\'open"')]
 
 
 def test_scienceqa_has_questions_without_a_picture() -> None:

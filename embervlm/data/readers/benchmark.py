@@ -115,7 +115,7 @@ def _found(dataset: Dataset, place: tuple[str, int, int], row: dict[str, _Cell],
         value = row[name][1].decode().strip() if name in row else ""
         return "" if value in _MISSING else value
 
-    file, line, start = place
+    file, line, _ = place
     index = need_text(text("index"), "index")
     picture = _picture(dataset, place, row, shelf, index)
     options = {name: text(name) for name in row if len(name) == 1 and "A" <= name <= "Z" and text(name)}
@@ -127,7 +127,9 @@ def _found(dataset: Dataset, place: tuple[str, int, int], row: dict[str, _Cell],
     if options:
         if answer not in options:
             raise ReaderError(f"answer: {brief(answer)} is none of the options {', '.join(options)}")
-        asked = "\n".join([asked, *(f"{name}. {option}" for name, option in options.items()), "Answer with the letter."])
+        asked = "\n".join(
+            [asked, *(f"{name}. {option}" for name, option in options.items()), "Answer with the letter."]
+        )
         answers = [answer]
     record = Record(
         id=f"{dataset.name}-{index}",
@@ -165,14 +167,15 @@ def _picture(
     if "image" not in row:
         name = row["image_path"][1].decode().strip()
         return dataset.picture(name) if name not in _MISSING else None
-    offset, cell = row["image"]
+    at, cell = row["image"]
     if len(cell) > _SHORTEST:
-        shelf.put("pictures", index, line, [start + offset, len(cell)])
-        return Picture((file,), start + offset, len(cell), "base64")
+        shelf.put("pictures", index, line, [start + at, len(cell)])
+        return Picture((file,), start + at, len(cell), "base64")
     other = cell.decode().strip()
     if other in _MISSING:
         return None
     known = shelf.get("pictures", other)
     if not known:
         raise ReaderError(f"image: {brief(other)} is the index of no row before this one that has a picture")
-    return Picture((file,), *known[0][1], "base64")
+    offset, length = known[0][1]
+    return Picture((file,), offset, length, "base64")
