@@ -12,6 +12,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tomllib
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -104,6 +105,13 @@ def check_command(line: str) -> None:
         script(words[1]).parser().parse_args(words[2:])
     elif words[0] == "python" and words[1].startswith(("jobs/", "tune/", "serve/", "benchmarks/")):
         check_job(words[1:])
+    elif words[:4] == ["pip", "install", "-c", "constraints.txt"]:
+        extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"][
+            "optional-dependencies"
+        ]
+        wanted = re.fullmatch(r"\.\[([\w,]+)\]", words[4])
+        assert wanted, words[4]
+        assert set(wanted[1].split(",")) <= set(project["optional-dependencies"])
     elif words[0] == "curl":
         assert "http://127.0.0.1:8000/" in line  # each is run against an endpoint by tests/serve/test_endpoint.py
     else:

@@ -61,6 +61,7 @@ def tuned(folder: Path) -> dict[int, Record]:
     return {record.number: record for record in Ledger(str(folder)).records()}
 
 
+@pytest.mark.slow
 def test_trials_finish_diverge_and_are_stopped(
     ray_cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

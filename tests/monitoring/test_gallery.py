@@ -193,7 +193,7 @@ def test_command_draws_and_says_what_is_missing(tmp_path: Path, capsys: pytest.C
     ("make", "said"),
     [
         (samples.instructions, "With the picture 62.5%, without 25.0%; vision helps most in 'compare' (+75.0 points)."),
-        (samples.retrieval, "Best on EmberWorld: the right text is among the first 1 for 87.0% of the images"),
+        (samples.retrieval, "Best on EmberWorld: the right text is the first for 87.0% of the images"),
         (samples.chain, "50.0% directly, 65.0% with the chain: +15.0 points"),
         (samples.radar, "Highest F1: Underwater 0.930; lowest: Humanoid 0.650."),
         (samples.task_robot, "weakest is Drone for 'inspect' (0% of 10)"),
