@@ -106,9 +106,7 @@ def check_command(line: str) -> None:
     elif words[0] == "python" and words[1].startswith(("jobs/", "tune/", "serve/", "benchmarks/")):
         check_job(words[1:])
     elif words[:4] == ["pip", "install", "-c", "constraints.txt"]:
-        extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"][
-            "optional-dependencies"
-        ]
+        project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
         wanted = re.fullmatch(r"\.\[([\w,]+)\]", words[4])
         assert wanted, words[4]
         assert set(wanted[1].split(",")) <= set(project["optional-dependencies"])
