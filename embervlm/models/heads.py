@@ -50,7 +50,7 @@ class SelectionHead(nn.Module):
 
     The token also tells the reasons: per kind of requirement, whether the task asks for it here and whether the robot
     lacks it. A robot is able when it lacks nothing, so the score starts from the log-odds of that conjunction; a free
-    term carries what the kinds do not name.
+    term carries what the kinds do not name, and another how close robot and task are in meaning.
     """
 
     def __init__(self, width: int, kinds: int) -> None:
@@ -60,14 +60,32 @@ class SelectionHead(nn.Module):
         self.score = nn.Linear(width, 1)
         self.needs = nn.Linear(width, kinds)
         self.lacks = nn.Linear(width, kinds)
+        self.closeness = nn.Parameter(torch.zeros(()))
 
-    def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, N, D) → scores (B, N) and reasons (B, N, 2, K), log-odds of needing and of lacking, float32."""
+    @torch.no_grad()
+    def start_as_similarity(self, weight: float) -> None:
+        """Begin with the similarity alone, which a pretrained text side knows; the other terms begin at a constant."""
+        self.closeness.fill_(weight)
+        for last in (self.score, self.lacks):
+            nn.init.zeros_(last.weight)
+        nn.init.constant_(self.lacks.bias, -4.0)  # nearly nothing is lacking: so many kinds would add up
+
+    def forward(self, tokens: Tensor, similar: Tensor) -> tuple[Tensor, Tensor]:
+        """What the selection tokens found (B, N, D) and similarities (B, N) to scores and reasons.
+
+        Returns:
+            Scores (B, N) and reasons (B, N, 2, K), log-odds of needing and of lacking; float32.
+        """
         inner = nn.functional.gelu(self.hidden(self.norm(tokens)))
         lacks = self.lacks(inner).float()
         able = nn.functional.logsigmoid(-lacks).sum(dim=-1).clamp(-30.0, -1e-5)
-        score = self.score(inner).squeeze(-1).float() + able - torch.log(-torch.expm1(able))
+        score = self.score(inner).squeeze(-1).float() + self.closeness * similar + able - torch.log(-torch.expm1(able))
         return score, torch.stack([self.needs(inner).float(), lacks], dim=2)
+
+
+def similarity(summaries: Tensor, asked: Tensor) -> Tensor:
+    """The cosine of every robot (B, N, D) and its sample's task (B, D): (B, N) float32."""
+    return nn.functional.cosine_similarity(summaries.float(), asked.float()[:, None, :], dim=-1)
 
 
 class RobotReference(nn.Module):
@@ -87,6 +105,11 @@ class RobotReference(nn.Module):
         self.key = nn.Linear(width, width)
         self.judged_key = nn.Linear(width, width, bias=False)
         self.score_weight = nn.Parameter(torch.tensor(0.5))
+
+    @torch.no_grad()
+    def start_as_mean(self) -> None:
+        """Begin with the mean of a segment's states, as a pretrained sentence encoder pools."""
+        nn.init.zeros_(self.pool.weight)
 
     def summaries(self, hidden: Tensor, mask: Tensor) -> Tensor:
         """Robot segments (R, L, D) with mask (R, L) → (R, D)."""

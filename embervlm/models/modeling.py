@@ -17,11 +17,19 @@ from transformers.utils import ModelOutput
 
 from embervlm.models.config import EmberVLMConfig
 from embervlm.models.generation import WritingMixin
-from embervlm.models.heads import AttentionPool, FusionAdapter, ReasoningModule, RobotReference, SelectionHead
+from embervlm.models.heads import (
+    AttentionPool,
+    FusionAdapter,
+    ReasoningModule,
+    RobotReference,
+    SelectionHead,
+    similarity,
+)
 from embervlm.models.language import LanguageModel, PrefixCache, gathered, join
 from embervlm.models.layout import GENERATED, PAD, SELECT, SELECT_REASONED, query_mask, segment_mask, spent_mentions
 from embervlm.models.selecting import SelectionMixin
 from embervlm.models.vision import VisionEncoder
+from embervlm.models.vocabulary import kept_tokens
 
 
 @dataclass
@@ -55,6 +63,7 @@ class Context:
     fleet_mask: Tensor  # (B, N, L)
     robot_mask: Tensor  # (B, N)
     summaries: Tensor  # (B, N, D)
+    asked: Tensor  # (B, D) the task in one vector, pooled as a robot is
     prefix_mask: Tensor  # (B, C)
     next_position: Tensor  # (B,)
     kinds: Tensor  # (B, G) kinds of the query tokens so far
@@ -118,9 +127,12 @@ class EmberVLM(SelectionMixin, WritingMixin, PreTrainedModel):
             config.text_config = config.decoder_config()
         model = cls(config)
         if config.language:
-            model.language.load_pretrained(config.language)
+            model.language.load_pretrained(config.language, kept_tokens(config))
         if config.vision_weights:
             model.vision.load_weights(config.vision_weights, config)
+        if config.similarity:
+            model.reference.start_as_mean()
+            model.selection.start_as_similarity(config.similarity)
         if vocabulary is not None:
             model.language.resize(vocabulary)
             model.config.text_config.vocab_size = model.language.vocabulary
@@ -139,6 +151,8 @@ class EmberVLM(SelectionMixin, WritingMixin, PreTrainedModel):
             module.start_as_identity()
         elif isinstance(module, RobotReference):
             module.score_weight.fill_(0.5)
+        elif isinstance(module, SelectionHead):
+            module.closeness.zero_()
         elif isinstance(module, EmberVLM):
             module.logit_scale.fill_(2.66)
 
@@ -208,7 +222,7 @@ class EmberVLM(SelectionMixin, WritingMixin, PreTrainedModel):
             mask = torch.cat([seen if image_mask is None else seen & image_mask[:, None], mask], dim=1)
             positions = torch.cat([(start + torch.arange(count, device=device)).expand(samples, -1), positions], dim=1)
         bidirectional = self.config.prefix_attention == "bidirectional"
-        _, cache = self.language(embeddings, segment_mask(mask, bidirectional), positions)
+        hidden, cache = self.language(embeddings, segment_mask(mask, bidirectional), positions)
         if fleet is None or robot_index is None:
             robot_index = torch.zeros(samples, 0, dtype=torch.long, device=device)
             fleet_mask = torch.zeros(samples, 0, 0, dtype=torch.bool, device=device)
@@ -222,6 +236,7 @@ class EmberVLM(SelectionMixin, WritingMixin, PreTrainedModel):
             fleet_mask=fleet_mask,
             robot_mask=robot_index >= 0,
             summaries=summaries,
+            asked=self.reference.summaries(hidden[:, -input_ids.shape[1] :], attention_mask),
             prefix_mask=mask,
             next_position=start + count + attention_mask.sum(dim=1),
             kinds=torch.zeros(samples, 0, dtype=torch.long, device=device),
@@ -334,7 +349,7 @@ class EmberVLM(SelectionMixin, WritingMixin, PreTrainedModel):
         if select:
             # Before the text, which may look at what is found here.
             selected = self.query(context, *self.selection_tokens(context, SELECT))
-            scores, output.reasons = self.selection(selected)
+            scores, output.reasons = self.selection(selected, similarity(context.summaries, context.asked))
             output.scores = scores.masked_fill(~context.robot_mask, -1e4)
             context.scores, context.selected = output.scores, selected
         if generated_ids is None or generated_mask is None:

@@ -35,6 +35,14 @@ def tiny(model_type: str = "qwen3") -> EmberVLM:
             "vocab_size": 400,
         },
         "gpt2": {"model_type": "gpt2", "n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": 512, "vocab_size": 400},
+        "bert": {
+            "model_type": "bert",
+            "hidden_size": 32,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "intermediate_size": 48,
+            "vocab_size": 400,
+        },
     }[model_type]
     torch.manual_seed(0)
     config = EmberVLMConfig(
@@ -55,4 +63,5 @@ def tiny(model_type: str = "qwen3") -> EmberVLM:
         for name, parameter in model.named_parameters():
             if parameter.ndim > 1 and not name.startswith("vision."):
                 parameter.mul_(3)
+        model.selection.closeness.fill_(2.0)
     return model

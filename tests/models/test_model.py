@@ -17,9 +17,9 @@ from embervlm.stages import get_stage
 from tests.models.fakes import TASK, tiny
 
 
-@pytest.fixture(scope="module")
-def model() -> EmberVLM:
-    return tiny()
+@pytest.fixture(scope="module", params=["qwen3", "bert"])
+def model(request: pytest.FixtureRequest) -> EmberVLM:
+    return tiny(request.param)
 
 
 def test_the_product_has_37m_parameters_and_trains_23m_in_stage_3() -> None:

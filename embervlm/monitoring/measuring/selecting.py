@@ -16,6 +16,7 @@ from embervlm.data.schema import Record
 from embervlm.evaluation.asking import request
 from embervlm.evaluation.baselines import labels_of, team_of
 from embervlm.fleet import default_fleet
+from embervlm.models.heads import similarity
 from embervlm.monitoring.measuring.moments import BATCH
 from embervlm.stages.base import chunks, to_device
 from embervlm.stages.selection import selection_inputs
@@ -84,10 +85,7 @@ def first_choices(model: EmberVLM, records: Sequence[Record]) -> tuple[NDArray[n
 @contextmanager
 def _states(model: EmberVLM) -> Iterator[list[Tensor]]:
     """The decoder's states before its first layer and after each, of the last pass; filled while the model runs."""
-    decoder = model.language.decoder.get_decoder()
-    layers = next((part for name in ("layers", "h") if (part := getattr(decoder, name, None)) is not None), None)
-    if layers is None:
-        raise ValueError(f"{type(decoder).__name__} has no list of layers")
+    layers = model.language.layers
     states: list[Tensor] = [torch.empty(0)] * (len(layers) + 1)
 
     def keep(place: int, output: Any) -> None:
@@ -119,8 +117,9 @@ def layer_scores(model: EmberVLM, records: Sequence[Record]) -> NDArray[np.float
         batch, tasks, fleets = selection_inputs(model.processor, rows, None, 0.0, 0.0)
         batch |= model.processor.texts(tasks)
         with _states(model) as states:
-            model(**to_device(batch, model.device), select=True)
+            context = model(**to_device(batch, model.device), select=True).context
+        similar = similarity(context.summaries, context.asked)
         order = torch.tensor([[fleet.names.index(name) for name in names] for fleet in fleets], device=model.device)
-        scores = [model.selection(norm(state))[0].gather(1, order) for state in states]
+        scores = [model.selection(norm(state), similar)[0].gather(1, order) for state in states]
         found.append(torch.stack(scores).float().cpu().numpy())
     return np.concatenate(found, axis=1).astype(float)
