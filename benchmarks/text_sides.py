@@ -24,16 +24,20 @@ from embervlm.data.readers.base import Dataset, Found, LocalFiles
 from embervlm.data.readers.robot_selection import parts, read
 from embervlm.data.schema import Record
 from embervlm.evaluation.baselines import labels_of
-from embervlm.models.sources import MINILM
+from embervlm.models.config import PRESETS
 from embervlm.stages import get_stage
 from embervlm.stages.selection import score_records
 
 STAGE = 3
+_TEXT = ("language", "text_config", "language_vocabulary", "similarity")
+_MINILM = {key: PRESETS["embervlm-37m-minilm"].get(key) for key in _TEXT}
 #: What each side changes in the preset, and the learning rates of its text side and of the heads.
 SIDES: dict[str, tuple[dict[str, Any], float, float]] = {
     "ours": ({}, 5e-4, 5e-4),
-    "minilm": ({"language": MINILM, "text_config": None, "language_vocabulary": 24960, "similarity": 10.0}, 1e-4, 5e-4),
-    "minilm-plain-head": ({"language": MINILM, "text_config": None, "language_vocabulary": 24960}, 1e-4, 5e-4),
+    "ours-pairs": ({"pair_reading": True}, 5e-4, 5e-4),
+    "minilm": (_MINILM, 1e-4, 5e-4),
+    "minilm-pairs": ({**_MINILM, "pair_reading": True}, 1e-4, 5e-4),
+    "minilm-no-cosine": ({**_MINILM, "similarity": 0.0}, 1e-4, 5e-4),
 }
 #: A small encoder: there are no pictures here.
 _NO_EYES = {"vision_name": "repvit_m0_9", "vision_args": {"embed_dim": [8, 16, 24, 32], "depth": [1, 1, 1, 1]}}

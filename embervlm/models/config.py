@@ -115,6 +115,8 @@ class EmberVLMConfig(PretrainedConfig):
         team_threshold: confidence from which a robot belongs to the team.
         similarity: weight of the cosine of robot and task in the score of a new model. Above 0 it starts as that alone,
             which is worth something where the text side is a pretrained sentence encoder.
+        pair_reading: whether the task is read once more for every robot, with the robot's words in sight. A request
+            then costs a task's tokens per robot; the words of both meet in every layer instead of in one token.
         requirements: kinds of requirement that the selection tokens give as reasons.
         token_ids: ids of "pad", "bos", "eos" and of `SPECIAL_TOKENS` in the tokenizer; set by the processor.
     """
@@ -142,6 +144,7 @@ class EmberVLMConfig(PretrainedConfig):
         score_bias: float = 0.0,
         team_threshold: float = 0.5,
         similarity: float = 0.0,
+        pair_reading: bool = False,
         requirements: Sequence[str] = REQUIREMENTS,
         token_ids: dict[str, int] | None = None,
         **kwargs: Any,
@@ -171,6 +174,7 @@ class EmberVLMConfig(PretrainedConfig):
         self.score_bias = score_bias
         self.team_threshold = team_threshold
         self.similarity = similarity
+        self.pair_reading = pair_reading
         self.requirements = list(requirements)
         self.token_ids = dict(token_ids) if token_ids else OWN_TOKEN_IDS.copy()
         super().__init__(**kwargs)

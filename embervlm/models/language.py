@@ -96,6 +96,15 @@ class PrefixCache(Cache):
             self.layers.append(_Layer())
         self.layers[layer].pieces.append((keys, values))
 
+    def rows(self, index: Tensor) -> PrefixCache:
+        """A cache of the given rows (long), to go on from."""
+        chosen = PrefixCache()
+        for i, layer in enumerate(self.layers):
+            assert layer.keys is not None
+            assert layer.values is not None
+            chosen.start_from(i, layer.keys.index_select(0, index), layer.values.index_select(0, index))
+        return chosen
+
     def reserve(self, tokens: int) -> None:
         """Make room for so many tokens to come, at the next pass; only where no gradient is taken."""
         for layer in self.layers:

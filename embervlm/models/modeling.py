@@ -64,6 +64,7 @@ class Context:
     robot_mask: Tensor  # (B, N)
     summaries: Tensor  # (B, N, D)
     asked: Tensor  # (B, D) the task in one vector, pooled as a robot is
+    pairs: Tensor  # (B, N, D) the task as read beside each robot, pooled alike; zeros where pairs are not read
     prefix_mask: Tensor  # (B, C)
     next_position: Tensor  # (B,)
     kinds: Tensor  # (B, G) kinds of the query tokens so far
@@ -237,11 +238,34 @@ class EmberVLM(SelectionMixin, WritingMixin, PreTrainedModel):
             robot_mask=robot_index >= 0,
             summaries=summaries,
             asked=self.reference.summaries(hidden[:, -input_ids.shape[1] :], attention_mask),
+            pairs=self._read_pairs(input_ids, attention_mask, fleet, robot_index),
             prefix_mask=mask,
             next_position=start + count + attention_mask.sum(dim=1),
             kinds=torch.zeros(samples, 0, dtype=torch.long, device=device),
         )
         return context, visual
+
+    def _read_pairs(
+        self, input_ids: Tensor, attention_mask: Tensor, fleet: FleetState | None, robot_index: Tensor
+    ) -> Tensor:
+        """Tasks (B, C), each read again behind every robot of its fleet (B, N), pooled: (B, N, D).
+
+        A pair sees its own robot and the task, so neither order nor company of the robots matters.
+        """
+        there, length = robot_index >= 0, input_ids.shape[1]
+        pairs = torch.zeros(*robot_index.shape, self.language.width, device=input_ids.device)
+        if fleet is None or not self.config.pair_reading:
+            return pairs
+        sample, robot = there.nonzero(as_tuple=True)[0], robot_index[there]
+        mask = attention_mask[sample]
+        seen = segment_mask(mask, self.config.prefix_attention == "bidirectional")
+        robots = fleet.token_mask[robot][:, None, None, :].expand(-1, -1, length, -1)
+        start = self.config.max_robot_tokens + self.config.image_tokens
+        positions = start + torch.arange(length, device=input_ids.device).expand_as(mask)
+        hidden, _ = self.language(
+            self.language.embed(input_ids[sample]), torch.cat([robots, seen], dim=3), positions, fleet.cache.rows(robot)
+        )
+        return pairs.masked_scatter(there[:, :, None], self.reference.summaries(hidden, mask).to(pairs.dtype))
 
     def query(self, context: Context, embeddings: Tensor, kinds: Tensor, positions: Tensor, own: Tensor) -> Tensor:
         """Append query tokens to a context (in place) and return their hidden states (B, Q, D).
@@ -302,11 +326,11 @@ class EmberVLM(SelectionMixin, WritingMixin, PreTrainedModel):
         return embeddings + meant * (mention_index >= 0)[:, :, None]
 
     def selection_embeddings(self, context: Context) -> Tensor:
-        """One `<|robot_selection|>` token per robot, opened by what the robot is: (B, N, D)."""
+        """One `<|robot_selection|>` token per robot, opened by what the robot is, to the task too: (B, N, D)."""
         token = self.language.embed(
             torch.tensor(self.config.token_ids["<|robot_selection|>"], device=context.summaries.device)
         )
-        return token + self.reference.select(context.summaries)
+        return token + self.reference.select(context.summaries + context.pairs)
 
     # ---------------------------------------------------------------- forward
 
@@ -348,7 +372,7 @@ class EmberVLM(SelectionMixin, WritingMixin, PreTrainedModel):
         output = EmberVLMOutput(visual_tokens=visual, context=context)
         if select:
             # Before the text, which may look at what is found here.
-            selected = self.query(context, *self.selection_tokens(context, SELECT))
+            selected = self.query(context, *self.selection_tokens(context, SELECT)) + context.pairs
             scores, output.reasons = self.selection(selected, similarity(context.summaries, context.asked))
             output.scores = scores.masked_fill(~context.robot_mask, -1e4)
             context.scores, context.selected = output.scores, selected

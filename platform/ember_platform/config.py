@@ -241,7 +241,9 @@ class RunConfig(Section):
     seed: int = Field(default=0, ge=0, lt=2**31, description="a whole number from 0 to 2147483647")
     output_dir: Location = Field(default="outputs", description="what the run leaves: a path or s3://bucket/prefix")
     preset: str = Field(
-        default="embervlm-37m", min_length=1, description="a model preset: embervlm-nano, embervlm-37m, embervlm-48m"
+        default="embervlm-37m",
+        min_length=1,
+        description="a model preset: embervlm-nano, embervlm-37m, embervlm-37m-minilm (pretrained words), embervlm-48m",
     )
     device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="auto, cpu or cuda")
     model: dict[str, Any] = Field(default={}, description="fields of EmberVLMConfig that differ from the preset")

@@ -11,7 +11,7 @@ from embervlm.fleet import default_fleet
 TASK = "close the valve under the pier"
 
 
-def tiny(model_type: str = "qwen3") -> EmberVLM:
+def tiny(model_type: str = "qwen3", pair_reading: bool = False) -> EmberVLM:
     """A model of the whole architecture at the smallest sizes, with its processor."""
     text = {
         "qwen3": {
@@ -53,6 +53,7 @@ def tiny(model_type: str = "qwen3") -> EmberVLM:
         fusion_hidden=32,
         projection_dim=16,
         max_robot_tokens=256,
+        pair_reading=pair_reading,
     )
     corpus = [robot_text(robot) for robot in default_fleet()] * 3 + [TASK] * 3
     processor = EmberVLMProcessor.build(config, corpus)

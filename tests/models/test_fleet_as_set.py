@@ -14,9 +14,10 @@ from embervlm.fleet import default_fleet
 from tests.models.fakes import TASK, tiny
 
 
-@pytest.fixture(scope="module", params=["qwen3", "bert"])
+@pytest.fixture(scope="module", params=["qwen3", "bert", "bert, read in pairs"])
 def model(request: pytest.FixtureRequest) -> EmberVLM:
-    return tiny(request.param)
+    kind, *pairs = request.param.split(", ")
+    return tiny(kind, pair_reading=bool(pairs))
 
 
 @pytest.fixture(scope="module")

@@ -120,6 +120,6 @@ def layer_scores(model: EmberVLM, records: Sequence[Record]) -> NDArray[np.float
             context = model(**to_device(batch, model.device), select=True).context
         similar = similarity(context.summaries, context.asked)
         order = torch.tensor([[fleet.names.index(name) for name in names] for fleet in fleets], device=model.device)
-        scores = [model.selection(norm(state), similar)[0].gather(1, order) for state in states]
+        scores = [model.selection(norm(state) + context.pairs, similar)[0].gather(1, order) for state in states]
         found.append(torch.stack(scores).float().cpu().numpy())
     return np.concatenate(found, axis=1).astype(float)
