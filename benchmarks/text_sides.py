@@ -10,6 +10,7 @@ files, none of which is trained on. Step 0 of MiniLM is its plain cosine. Second
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import sys
 import time
@@ -72,8 +73,7 @@ def main() -> int:
 
 def records(split: str, count: int, seed: int, robots: int) -> Iterator[Record]:
     """Worded tasks that some robot of a fleet of at most `robots` can do and some cannot."""
-    from embervlm.world.lexicon.dataset import build
-
+    build = importlib.import_module("embervlm.world.lexicon.dataset").build
     start = 0
     while count > 0:
         for record in build(split, 64, seed, start):
@@ -127,7 +127,9 @@ def trial(side: str, given: argparse.Namespace, train: Sequence[Record], tests: 
     print(
         f"{side}: {sum(p.numel() for p in trained) / 1e6:.1f}M trained, ready in {time.process_time() - started:.0f} s"
     )
-    rows, spent, losses = [], 0.0, []
+    rows: list[dict[str, Any]] = []
+    losses: list[float] = []
+    spent = 0.0
     for step in range(given.steps + 1):
         last = step == given.steps or spent > given.seconds
         if step % given.every == 0 or last:

@@ -56,7 +56,7 @@ def load_tokenizer(config: EmberVLMConfig, corpus: Iterable[str] | None) -> PreT
         ValueError: there is neither a pretrained text side nor a corpus, or the tokenizer lacks a token.
     """
     if config.language:
-        tokenizer = AutoTokenizer.from_pretrained(located(config.language))
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(located(config.language))
         kept = kept_tokens(config)
         if kept is not None:
             tokenizer = cut(tokenizer, kept)
