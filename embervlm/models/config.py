@@ -113,8 +113,9 @@ class EmberVLMConfig(PretrainedConfig):
             "causal" (as pretrained decoders know it).
         score_temperature, score_bias: calibration of the selection scores, fitted on validation.
         team_threshold: confidence from which a robot belongs to the team.
-        similarity: weight of the cosine of robot and task in the score of a new model. Above 0 it starts as that alone,
-            which is worth something where the text side is a pretrained sentence encoder.
+        similarity: weight of the cosine of robot and task in the score of a new model; at 0 the score has no such term.
+            Above 0 it starts as that alone, which is worth something where the text side is a pretrained sentence
+            encoder.
         pair_reading: whether the task is read once more for every robot, with the robot's words in sight. A request
             then costs a task's tokens per robot; the words of both meet in every layer instead of in one token.
         requirements: kinds of requirement that the selection tokens give as reasons.

@@ -50,28 +50,35 @@ class SelectionHead(nn.Module):
 
     The token also tells the reasons: per kind of requirement, whether the task asks for it here and whether the robot
     lacks it. A robot is able when it lacks nothing, so the score starts from the log-odds of that conjunction; a free
-    term carries what the kinds do not name, and another how close robot and task are in meaning.
+    term carries what the kinds do not name, and, in a head made with `similar`, another how close robot and task are in
+    meaning.
     """
 
-    def __init__(self, width: int, kinds: int) -> None:
+    def __init__(self, width: int, kinds: int, similar: bool = False) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(width)
         self.hidden = nn.Linear(width, width)
         self.score = nn.Linear(width, 1)
         self.needs = nn.Linear(width, kinds)
         self.lacks = nn.Linear(width, kinds)
-        self.closeness = nn.Parameter(torch.zeros(()))
+        self.closeness = nn.Parameter(torch.zeros(())) if similar else None
 
     @torch.no_grad()
     def start_as_similarity(self, weight: float) -> None:
-        """Begin with the similarity alone, which a pretrained text side knows; the other terms begin at a constant."""
+        """Begin with the similarity alone, which a pretrained text side knows; the other terms begin at a constant.
+
+        Raises:
+            ValueError: the head was made without it.
+        """
+        if self.closeness is None:
+            raise ValueError("a selection head made without `similar` cannot start as a similarity")
         self.closeness.fill_(weight)
         for last in (self.score, self.lacks):
             nn.init.zeros_(last.weight)
         nn.init.constant_(self.lacks.bias, -4.0)  # nearly nothing is lacking: so many kinds would add up
 
-    def forward(self, tokens: Tensor, similar: Tensor) -> tuple[Tensor, Tensor]:
-        """What the selection tokens found (B, N, D) and similarities (B, N) to scores and reasons.
+    def forward(self, tokens: Tensor, summaries: Tensor, asked: Tensor) -> tuple[Tensor, Tensor]:
+        """What the selection tokens found (B, N, D), robots (B, N, D) and tasks (B, D) to scores and reasons.
 
         Returns:
             Scores (B, N) and reasons (B, N, 2, K), log-odds of needing and of lacking; float32.
@@ -79,7 +86,9 @@ class SelectionHead(nn.Module):
         inner = nn.functional.gelu(self.hidden(self.norm(tokens)))
         lacks = self.lacks(inner).float()
         able = nn.functional.logsigmoid(-lacks).sum(dim=-1).clamp(-30.0, -1e-5)
-        score = self.score(inner).squeeze(-1).float() + self.closeness * similar + able - torch.log(-torch.expm1(able))
+        score = self.score(inner).squeeze(-1).float() + able - torch.log(-torch.expm1(able))
+        if self.closeness is not None:
+            score = score + self.closeness * similarity(summaries, asked)
         return score, torch.stack([self.needs(inner).float(), lacks], dim=2)
 
 

@@ -23,7 +23,6 @@ from embervlm.models.heads import (
     ReasoningModule,
     RobotReference,
     SelectionHead,
-    similarity,
 )
 from embervlm.models.language import LanguageModel, PrefixCache, gathered, join
 from embervlm.models.layout import GENERATED, PAD, SELECT, SELECT_REASONED, query_mask, segment_mask, spent_mentions
@@ -105,7 +104,7 @@ class EmberVLM(SelectionMixin, WritingMixin, PreTrainedModel):
         self.text_pool = AttentionPool(width, config.projection_dim)
         self.logit_scale = nn.Parameter(torch.tensor(2.66))  # ln(1/0.07), as CLIP starts (arXiv:2103.00020)
         self.reference = RobotReference(width)
-        self.selection = SelectionHead(width, len(config.requirements))
+        self.selection = SelectionHead(width, len(config.requirements), similar=config.similarity > 0)
         self.reasoning = ReasoningModule(width)
         self.post_init()
         # The decoder sits inside a plain module, where transformers does not look for tied weights.
@@ -139,6 +138,13 @@ class EmberVLM(SelectionMixin, WritingMixin, PreTrainedModel):
             model.config.text_config.vocab_size = model.language.vocabulary
         return model
 
+    def pretrained_parameters(self) -> list[nn.Parameter]:
+        """The parameters of the parts that started from pretrained weights, as the configuration names them."""
+        parts: list[nn.Module] = [self.language] if self.config.language else []
+        if self.config.vision_weights:
+            parts.append(self.vision)
+        return [parameter for part in parts for parameter in part.parameters()]
+
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         # timm initialises the vision encoder and the decoder initialises itself; the heads are ours.
@@ -153,7 +159,8 @@ class EmberVLM(SelectionMixin, WritingMixin, PreTrainedModel):
         elif isinstance(module, RobotReference):
             module.score_weight.fill_(0.5)
         elif isinstance(module, SelectionHead):
-            module.closeness.zero_()
+            if module.closeness is not None:
+                module.closeness.zero_()
         elif isinstance(module, EmberVLM):
             module.logit_scale.fill_(2.66)
 
@@ -373,7 +380,7 @@ class EmberVLM(SelectionMixin, WritingMixin, PreTrainedModel):
         if select:
             # Before the text, which may look at what is found here.
             selected = self.query(context, *self.selection_tokens(context, SELECT)) + context.pairs
-            scores, output.reasons = self.selection(selected, similarity(context.summaries, context.asked))
+            scores, output.reasons = self.selection(selected, context.summaries, context.asked)
             output.scores = scores.masked_fill(~context.robot_mask, -1e4)
             context.scores, context.selected = output.scores, selected
         if generated_ids is None or generated_mask is None:

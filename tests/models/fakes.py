@@ -53,6 +53,7 @@ def tiny(model_type: str = "qwen3", pair_reading: bool = False) -> EmberVLM:
         fusion_hidden=32,
         projection_dim=16,
         max_robot_tokens=256,
+        similarity=2.0 if model_type == "bert" else 0.0,
         pair_reading=pair_reading,
     )
     corpus = [robot_text(robot) for robot in default_fleet()] * 3 + [TASK] * 3
@@ -64,5 +65,6 @@ def tiny(model_type: str = "qwen3", pair_reading: bool = False) -> EmberVLM:
         for name, parameter in model.named_parameters():
             if parameter.ndim > 1 and not name.startswith("vision."):
                 parameter.mul_(3)
-        model.selection.closeness.fill_(2.0)
+        if model.selection.closeness is not None:
+            model.selection.closeness.fill_(config.similarity)
     return model

@@ -50,6 +50,27 @@ def test_pretrained_words_keep_the_products_sizes() -> None:
     assert best == ["Underwater Robot", "Drone"], "untrained, by the meaning of the words"
 
 
+@pytest.mark.parametrize(("preset", "there"), [("embervlm-nano", False), ("embervlm-37m", False), ("minilm", True)])
+def test_only_models_with_a_similarity_have_its_weight(preset: str, there: bool) -> None:
+    model = tiny("bert") if there else EmberVLM(EmberVLMConfig.preset(preset))
+    assert ("selection.closeness" in model.state_dict()) == there
+    assert ("selection.closeness" in dict(model.named_parameters())) == there
+    if not there:
+        with pytest.raises(ValueError, match="similar"):
+            model.selection.start_as_similarity(10.0)
+
+
+def test_the_similarity_moves_scores_only_where_the_model_has_its_weight() -> None:
+    plain, close = tiny(), tiny("bert")
+    tokens, robots, asked = torch.randn(2, 3, 32), torch.randn(2, 3, 32), torch.randn(2, 32)
+    with torch.no_grad():
+        unmoved = [plain.selection(tokens, r, asked)[0] for r in (robots, -robots)]
+        moved = [close.selection(tokens, r, asked)[0] for r in (robots, -robots)]
+    assert torch.equal(*unmoved)
+    cosine = torch.nn.functional.cosine_similarity(robots, asked[:, None], dim=-1)
+    torch.testing.assert_close(moved[0] - moved[1], 2 * 2.0 * cosine)
+
+
 def _asked(model: EmberVLM, processor: EmberVLMProcessor, tasks: list[str]) -> list[dict]:
     model.processor = processor
     return model.select_many([{"task": task} for task in tasks])

@@ -16,7 +16,6 @@ from embervlm.data.schema import Record
 from embervlm.evaluation.asking import request
 from embervlm.evaluation.baselines import labels_of, team_of
 from embervlm.fleet import default_fleet
-from embervlm.models.heads import similarity
 from embervlm.monitoring.measuring.moments import BATCH
 from embervlm.stages.base import chunks, to_device
 from embervlm.stages.selection import selection_inputs
@@ -118,8 +117,8 @@ def layer_scores(model: EmberVLM, records: Sequence[Record]) -> NDArray[np.float
         batch |= model.processor.texts(tasks)
         with _states(model) as states:
             context = model(**to_device(batch, model.device), select=True).context
-        similar = similarity(context.summaries, context.asked)
         order = torch.tensor([[fleet.names.index(name) for name in names] for fleet in fleets], device=model.device)
-        scores = [model.selection(norm(state) + context.pairs, similar)[0].gather(1, order) for state in states]
+        judged = [norm(state) + context.pairs for state in states]
+        scores = [model.selection(s, context.summaries, context.asked)[0].gather(1, order) for s in judged]
         found.append(torch.stack(scores).float().cpu().numpy())
     return np.concatenate(found, axis=1).astype(float)
