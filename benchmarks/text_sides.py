@@ -1,86 +1,74 @@
-"""Text sides compared: stage 3 on words alone, for a few hundred steps, from scratch and from pretrained words.
+"""Text sides compared: stage 3 on words alone, with the platform's own batches and optimizer, in one process.
 
-    python benchmarks/text_sides.py --sides ours,minilm --steps 300 --tasks 8 --robot_data robot-selection-dataset
+    python benchmarks/text_sides.py --name minilm --robot_data robot-selection-dataset
+    python benchmarks/text_sides.py --name scratch preset=embervlm-37m stages.3.pretrained_rate=1
+    python benchmarks/text_sides.py --name pairs model.pair_reading=true
 
-All sides have the same records, batches, steps and loss (stage 3's selection loss; no picture, no chain). Judged are
-first choices in the labelled set, on the test split, whose words training never sees, and on the public robot-selection
-files, none of which is trained on. Step 0 of MiniLM is its plain cosine. Seconds are of the processor's time.
+Settings are those of `--config` and of the overrides behind it; no picture, no chain, no Ray. Judged are first choices
+in the labelled set, on the validation split of free words, whose words and forms training never sees (the best weights
+are those of the best validation), and at the end on its test split and on the public robot-selection files, none of
+which is trained on. A trial that was stopped goes on from where it was; its rows and its best model stay in its folder.
+Seconds are of the processor's time.
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib
 import json
+import shutil
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from embervlm import EmberVLM, EmberVLMConfig, EmberVLMProcessor
+from ember_platform.config import RunConfig, load_config
+from ember_platform.data.ingest import prepare
+from ember_platform.data.rows import Rows
+from ember_platform.data.steps import StepMaker, plan_of
+from ember_platform.train.engine import autocast
+from ember_platform.train.optimizer import make_optimizer, set_rate
+from ember_platform.train.precision import resolve_precision
+from ember_platform.train.schedule import learning_rate, seed_step
+from ember_platform.train.setup import new_model
+from embervlm import EmberVLM, EmberVLMProcessor
 from embervlm.data.readers.base import Dataset, Found, LocalFiles
 from embervlm.data.readers.robot_selection import parts, read
 from embervlm.data.schema import Record
 from embervlm.evaluation.baselines import labels_of
-from embervlm.models.config import PRESETS
 from embervlm.stages import get_stage
-from embervlm.stages.selection import score_records
+from embervlm.stages.selection import calibrate, score_records
 
 STAGE = 3
-_TEXT = ("language", "text_config", "language_vocabulary", "similarity")
-_MINILM = {key: PRESETS["embervlm-37m-minilm"].get(key) for key in _TEXT}
-#: What each side changes in the preset, and the learning rates of its text side and of the heads.
-SIDES: dict[str, tuple[dict[str, Any], float, float]] = {
-    "ours": ({}, 5e-4, 5e-4),
-    "ours-pairs": ({"pair_reading": True}, 5e-4, 5e-4),
-    "minilm": (_MINILM, 1e-4, 5e-4),
-    "minilm-pairs": ({**_MINILM, "pair_reading": True}, 1e-4, 5e-4),
-    "minilm-no-cosine": ({**_MINILM, "similarity": 0.0}, 1e-4, 5e-4),
-}
 #: A small encoder: there are no pictures here.
-_NO_EYES = {"vision_name": "repvit_m0_9", "vision_args": {"embed_dim": [8, 16, 24, 32], "depth": [1, 1, 1, 1]}}
+_NO_EYES = ["model.vision_name=repvit_m0_9", "model.vision_args={embed_dim: [8, 16, 24, 32], depth: [1, 1, 1, 1]}"]
 
 
 def main() -> int:
-    """Train and judge every side; print a table and one line of JSON."""
+    """Train and judge one side; print its rows and one line of JSON."""
     flags = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    flags.add_argument("--sides", default="ours,minilm", help=f"of {', '.join(SIDES)}")
-    flags.add_argument("--preset", default="embervlm-37m", help="the sizes of the side from scratch")
-    flags.add_argument("--steps", type=int, default=300)
-    flags.add_argument("--seconds", type=float, default=1e9, help="a side stops after so many seconds of the processor")
-    flags.add_argument("--tasks", type=int, default=8, help="records of a step")
-    flags.add_argument("--robots", type=int, default=8, help="fleets larger than this are not trained on")
-    flags.add_argument("--judged", type=int, default=200, help="records of the test split")
-    flags.add_argument("--every", type=int, default=100, help="steps between two judgements")
-    flags.add_argument("--seed", type=int, default=0)
-    flags.add_argument("--threads", type=int, default=1)
+    flags.add_argument("--config", default="configs/words.yaml")
+    flags.add_argument("--name", required=True, help="of the trial: its folder in --out")
+    flags.add_argument("--out", default="outputs/text_sides")
+    flags.add_argument("--judged", type=int, default=256, help="records of the validation split")
+    flags.add_argument("--whole", action="store_true", help="with the preset's own vision encoder, to keep the model")
+    flags.add_argument("--threads", type=int, default=2)
     flags.add_argument("--robot_data", help="the public robot-selection files: a JSON file or a folder; only judged on")
+    flags.add_argument("overrides", nargs="*", help="dotted.key=value of the configuration")
     given = flags.parse_args()
     torch.set_num_threads(given.threads)
-    train = list(records("train", given.steps * given.tasks, given.seed, given.robots))
-    tests = {"test words": list(records("test", given.judged, given.seed, 64))}
+    config = load_config(given.config, [*given.overrides, *([] if given.whole else _NO_EYES)])
+    trial = Trial(config, Path(given.out, given.name), given.judged)
+    trial.train()
+    rows = {"test words": trial.split("test", None)}
     if given.robot_data:
-        tests["public"] = public(given.robot_data)
-    for name, rows in tests.items():
-        print(f"{name}: {len(rows)} records, chance {chance(rows):.1%}, always the same robot {same(rows)}", flush=True)
-    found = {side: trial(side, given, train, tests) for side in given.sides.split(",")}
-    print(json.dumps({"records": len(train), "arguments": vars(given), "sides": found}))
+        rows["public"] = public(given.robot_data)
+    found = {name: trial.best(records) for name, records in by_fleet(rows).items()}
+    print(json.dumps({"name": given.name, "rows": trial.rows, "best": found, "settings": given.overrides}))
     return 0
-
-
-def records(split: str, count: int, seed: int, robots: int) -> Iterator[Record]:
-    """Worded tasks that some robot of a fleet of at most `robots` can do and some cannot."""
-    build = importlib.import_module("embervlm.world.lexicon.dataset").build
-    start = 0
-    while count > 0:
-        for record in build(split, 64, seed, start):
-            if count > 0 and len(record.robots) <= robots and 0 < len(record.labels) < len(record.robots):
-                count -= 1
-                yield record
-        start += 64
 
 
 def public(folder: str) -> list[Record]:
@@ -91,84 +79,140 @@ def public(folder: str) -> list[Record]:
     ]
 
 
-def chance(rows: Sequence[Record]) -> float:
-    """The share of robots that can do their task."""
-    return float(np.mean([labels_of(r).mean() for r in rows]))
+def by_fleet(rows: dict[str, list[Record]]) -> dict[str, list[Record]]:
+    """Each set apart by its fleets: the default five in any words, and all others."""
+    found: dict[str, list[Record]] = {}
+    for name, records in rows.items():
+        for record in records:
+            if record.labels and len(record.labels) < len(record.robots):
+                five = str(record.tags.get("fleet", "default")).startswith("default")
+                found.setdefault(f"{name}, {'the five' if five else 'free fleets'}", []).append(record)
+    return found
 
 
-def same(rows: Sequence[Record]) -> str:
-    """How often the robot that is right most often is right, where all fleets are one."""
-    names = {str(robot["name"]) for record in rows for robot in record.robots}
-    if any(len(record.robots) != len(names) for record in rows):
-        return "has no meaning here"
-    return f"{max(np.mean([name in record.labels for record in rows]) for name in names):.1%}"
-
-
-def trial(side: str, given: argparse.Namespace, train: Sequence[Record], tests: dict[str, list[Record]]) -> list[Any]:
-    """Train a side; what was found before the first step and then every so many."""
-    changes, text_rate, head_rate = SIDES[side]
-    config = EmberVLMConfig.preset(given.preset, **{**_NO_EYES, **changes})
-    started = time.process_time()
-    texts = None if config.language else (t for r in train for t in _texts(r))
-    processor = EmberVLMProcessor.build(config, texts)
-    torch.manual_seed(given.seed)
-    model = EmberVLM.from_parts(config, len(processor.tokenizer))
-    stage = get_stage(STAGE)
-    stage.chain_share = stage.task_dropout = 0.0  # type: ignore[attr-defined]
-    stage.prepare(model, stage.phases[0])
-    module = stage.module(model)
-    language = {id(p) for p in model.language.parameters()}
-    trained = [p for p in model.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in trained if id(p) in language], "rate": text_rate},
-        {"params": [p for p in trained if id(p) not in language], "rate": head_rate},
-    ]
-    optimizer = torch.optim.AdamW(groups, lr=0.0, weight_decay=0.01)
-    print(
-        f"{side}: {sum(p.numel() for p in trained) / 1e6:.1f}M trained, ready in {time.process_time() - started:.0f} s"
-    )
-    rows: list[dict[str, Any]] = []
-    losses: list[float] = []
-    spent = 0.0
-    for step in range(given.steps + 1):
-        last = step == given.steps or spent > given.seconds
-        if step % given.every == 0 or last:
-            rows.append({"step": step, "seconds": round(spent), "loss": float(np.mean(losses or [np.nan]))})
-            rows[-1] |= judged(model, processor, tests)
-            print(f"{side}: {rows[-1]}", flush=True)
-            losses = []
-        if last:
-            break
-        before = time.process_time()
-        module.train()
-        rate = min(1.0, (step + 1) / (0.1 * given.steps)) * (1 - 0.9 * step / given.steps)
-        for group in optimizer.param_groups:
-            group["lr"] = rate * group["rate"]
-        batch = stage.collate(processor, train[step * given.tasks : (step + 1) * given.tasks], given.seed)
-        loss = module(batch)["loss"]
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(trained, 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-        losses.append(loss.item())
-        spent += time.process_time() - before
-    return rows
-
-
-def _texts(record: Record) -> Iterator[str]:
-    yield record.instruction
-    for robot in record.robots:
-        yield robot["name"]
-        yield from (text for key in ("capabilities", "limitations", "environments") for text in robot.get(key) or ())
-
-
-def judged(model: EmberVLM, processor: EmberVLMProcessor, tests: dict[str, list[Record]]) -> dict[str, float]:
+def judged(model: EmberVLM, processor: EmberVLMProcessor, rows: dict[str, list[Record]]) -> dict[str, float]:
     """First choices in the labelled set."""
     found = {}
-    for name, rows in tests.items():
-        scores, labels = score_records(model, processor, rows, 16)
-        found[name] = float(np.mean([y[s.argmax()] > 0 for s, y in zip(scores, labels, strict=True)]))
+    for name, records in rows.items():
+        scores, _ = score_records(model, processor, records, 16)
+        right = [labels_of(r)[s.argmax()] > 0 for r, s in zip(records, scores, strict=True)]
+        found[name] = round(float(np.mean(right)), 4)
     return found
+
+
+class Trial:
+    """One side under training, in a folder that it can go on from."""
+
+    def __init__(self, config: RunConfig, folder: Path, judged_records: int) -> None:
+        self.config, self.folder, self.settings = config, folder, config.stage(STAGE)
+        folder.mkdir(parents=True, exist_ok=True)
+        self.manifest = prepare(config, runner=lambda jobs, make: map(make, jobs))
+        self.stage: Any = get_stage(STAGE, self.settings.losses)
+        self.stage.chain_share = self.stage.task_dropout = 0.0
+        self.model, self.processor = new_model(config)
+        self.stage.prepare(self.model, self.stage.phases[0])
+        self.module = self.stage.module(self.model)
+        self.optimizer = make_optimizer(
+            self.settings.optimizer,
+            self.module,
+            self.settings.weight_decay,
+            self.model.pretrained_parameters(),
+            self.settings.pretrained_rate,
+        )
+        self.validation = by_fleet({"validation": self.split("validation", judged_records)})
+        self.rows: list[dict[str, Any]] = []
+        self.step, self.spent = 0, 0.0
+
+    def split(self, name: str, count: int | None) -> list[Record]:
+        """The first records of a split."""
+        return Rows(self.manifest.paths(STAGE, name)).take(range(len(Rows(self.manifest.paths(STAGE, name)))))[:count]
+
+    def train(self) -> None:
+        """Every step that is left; a row at the start, every `eval_every` steps and at the end."""
+        self._resume()
+        plan = plan_of(self.config, self.stage, self.stage.phases[0], self.manifest)
+        paths = tuple(self.manifest.paths(STAGE, "train"))
+        maker = StepMaker(plan, paths, self.stage, self.processor, rank=0, world_size=1, micro_batches=1)
+        every = self.settings.eval_every or plan.steps
+        losses: list[float] = []
+        if not self.rows:
+            self._judge(losses)
+        while self.step < plan.steps:
+            losses.append(self._step(maker, plan.steps))
+            if self.step % every == 0 or self.step == plan.steps:
+                self._judge(losses)
+                losses = []
+
+    def _step(self, maker: StepMaker, steps: int) -> float:
+        before, settings = time.process_time(), self.settings
+        _, (batch,) = maker(self.step)
+        seed_step(self.config.seed, STAGE, 0, self.step, 0)
+        self.module.train()
+        with autocast("cpu", resolve_precision(settings.precision, "cpu") == "bf16"):
+            loss = self.module(batch, self.step / steps, None)["loss"]
+        loss.backward()
+        trained = [p for p in self.model.parameters() if p.requires_grad]
+        torch.nn.utils.clip_grad_norm_(trained, settings.clip or float("inf"))
+        peak = settings.learning_rate_of(0)
+        set_rate(self.optimizer, learning_rate(self.step, steps, peak, settings.warmup_ratio, settings.min_lr_ratio))
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.step += 1
+        self.spent += time.process_time() - before
+        if self.step % settings.log_every == 0:
+            print(
+                f"step {self.step}/{steps}: loss {loss.item():.3f}, {self.spent / self.step:.1f} s a step", flush=True
+            )
+        return float(loss.item())
+
+    def _judge(self, losses: Sequence[float]) -> None:
+        """Judge on validation, keep the weights where it is the best, and what is needed to go on."""
+        row: dict[str, Any] = {"step": self.step, "seconds": round(self.spent)}
+        if losses:
+            row["loss"] = round(float(np.mean(losses)), 4)
+        row |= judged(self.model, self.processor, self.validation)
+        row["validation"] = round(float(np.mean([row[name] for name in self.validation])), 4)
+        if row["validation"] > max((r["validation"] for r in self.rows), default=-1.0):
+            self._keep()
+        self.rows.append(row)
+        print(json.dumps(row), flush=True)
+        torch.save(
+            {
+                "step": self.step,
+                "spent": self.spent,
+                "rows": self.rows,
+                "model": self.model.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+            },
+            self.folder / "state.new",
+        )
+        (self.folder / "state.new").replace(self.folder / "state.pt")
+        (self.folder / "rows.json").write_text(json.dumps(self.rows, indent=1))
+
+    def _keep(self) -> None:
+        new = self.folder / "best.new"
+        shutil.rmtree(new, ignore_errors=True)
+        self.model.save_pretrained(new)
+        self.processor.save_pretrained(new)
+        shutil.rmtree(self.folder / "best", ignore_errors=True)
+        new.rename(self.folder / "best")
+
+    def _resume(self) -> None:
+        path = self.folder / "state.pt"
+        if path.exists():
+            state = torch.load(path, weights_only=True)
+            self.model.load_state_dict(state["model"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.step, self.spent, self.rows = state["step"], state["spent"], state["rows"]
+
+    def best(self, records: Sequence[Record]) -> float:
+        """First choices of the best weights; their calibration is fitted on the validation split once."""
+        if not hasattr(self, "_best"):
+            folder = self.folder / "best"
+            self._best = EmberVLM.from_pretrained(folder)
+            calibrate(self._best, *score_records(self._best, self.processor, self.split("validation", None), 16))
+            self._best.save_pretrained(folder)
+        return judged(self._best, self.processor, {"": list(records)})[""]
 
 
 if __name__ == "__main__":
