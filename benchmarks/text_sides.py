@@ -53,7 +53,7 @@ def main() -> int:
     flags.add_argument("--config", default="configs/words.yaml")
     flags.add_argument("--name", required=True, help="of the trial: its folder in --out")
     flags.add_argument("--out", default="outputs/text_sides")
-    flags.add_argument("--judged", type=int, default=256, help="records of the validation split")
+    flags.add_argument("--judged", type=int, default=160, help="records of the validation split")
     flags.add_argument("--whole", action="store_true", help="with the preset's own vision encoder, to keep the model")
     flags.add_argument("--threads", type=int, default=2)
     flags.add_argument("--robot_data", help="the public robot-selection files: a JSON file or a folder; only judged on")
@@ -94,7 +94,8 @@ def judged(model: EmberVLM, processor: EmberVLMProcessor, rows: dict[str, list[R
     """First choices in the labelled set."""
     found = {}
     for name, records in rows.items():
-        scores, _ = score_records(model, processor, records, 16)
+        with autocast("cpu", resolve_precision("auto", "cpu") == "bf16"):
+            scores, _ = score_records(model, processor, records, 16)
         right = [labels_of(r)[s.argmax()] > 0 for r, s in zip(records, scores, strict=True)]
         found[name] = round(float(np.mean(right)), 4)
     return found

@@ -10,6 +10,9 @@ import math
 import torch
 from torch import Tensor, nn
 
+#: The cosine of a robot and a task that have nothing to do with each other, as sentence encoders find it.
+_STRANGERS = 0.25
+
 
 class FusionAdapter(nn.Module):
     """Visual tokens into the decoder's space: a two-layer MLP and learned places on the grid."""
@@ -76,6 +79,11 @@ class SelectionHead(nn.Module):
         for last in (self.score, self.lacks):
             nn.init.zeros_(last.weight)
         nn.init.constant_(self.lacks.bias, -4.0)  # nearly nothing is lacking: so many kinds would add up
+        # A likeness as strangers have it starts as improbable as most robots are unfit. A bias learns slowly; until it
+        # has, the whole text side would be pushed to find every robot less alike to its task.
+        able = nn.functional.logsigmoid(-self.lacks.bias).sum()
+        odds = able - torch.log(-torch.expm1(able))
+        nn.init.constant_(self.score.bias, -float(odds) - _STRANGERS * weight - 1.0)
 
     def forward(self, tokens: Tensor, summaries: Tensor, asked: Tensor) -> tuple[Tensor, Tensor]:
         """What the selection tokens found (B, N, D), robots (B, N, D) and tasks (B, D) to scores and reasons.

@@ -125,6 +125,12 @@ def test_every_weight_of_the_text_side_learns() -> None:
     assert all(bool(torch.isfinite(grad).all()) for grad in found.values() if grad is not None)
 
 
+def test_a_pretrained_text_side_is_known_as_such(encoder: Path) -> None:
+    model = built(encoder)
+    assert {id(p) for p in model.pretrained_parameters()} == {id(p) for p in model.language.parameters()}
+    assert tiny("bert").pretrained_parameters() == [], "of the same kind, and new"
+
+
 def test_reading_is_free_and_writing_is_causal() -> None:
     model = tiny("bert")
     processor, text = model.processor, model.processor.words(TASK)
