@@ -80,7 +80,7 @@ def bare(config: Any, manifest: Any, begin: str, steps: int) -> float:
 
     from ember_platform.data.steps import StepMaker, plan_of
     from ember_platform.train.engine import autocast
-    from ember_platform.train.optimizer import make_optimizer
+    from ember_platform.train.optimizer import make_optimizer, set_rate
     from ember_platform.train.precision import resolve_precision
     from ember_platform.train.setup import device_of, load_model
     from embervlm.stages import get_stage
@@ -103,9 +103,14 @@ def bare(config: Any, manifest: Any, begin: str, steps: int) -> float:
         micro_batches=1,
     )
     ready = [maker(step) for step in range(steps)]
-    optimizer = make_optimizer(settings.optimizer, module, settings.weight_decay)
-    for group in optimizer.param_groups:
-        group["lr"] = settings.learning_rate_of(0)
+    optimizer = make_optimizer(
+        settings.optimizer,
+        module,
+        settings.weight_decay,
+        model.pretrained_parameters(),
+        settings.pretrained_rate,
+    )
+    set_rate(optimizer, settings.learning_rate_of(0))
     parameters = [p for p in module.parameters() if p.requires_grad]
     bf16 = resolve_precision(settings.precision, device.type) == "bf16"
     samples, started = 0, 0.0

@@ -62,6 +62,7 @@ class EmberVLMProcessor(ProcessorMixin):
         super().__init__(tokenizer, **kwargs)
         self.ids = token_ids(tokenizer)
         self._names = {v: k for k, v in self.ids.items()}
+        self._before, self._behind = self._frame()
         self._joiners = {*self.words(","), *self.words("and")}
 
     @classmethod
@@ -76,6 +77,19 @@ class EmberVLMProcessor(ProcessorMixin):
         if len(text) > _REMEMBERED_LENGTH:
             return _encode(self.tokenizer, text)
         return list(_remembered(self.tokenizer, text))
+
+    def _frame(self) -> tuple[list[int], list[int]]:
+        """What the tokenizer's template puts before and behind a text (BERT: [CLS] and [SEP]; ours nothing)."""
+        framed, plain = self.tokenizer("a")["input_ids"], self.words("a")
+        start = next(i for i in range(len(framed)) if framed[i : i + len(plain)] == plain)
+        return framed[:start], framed[start + len(plain) :]
+
+    def segment(self, text: str, limit: int | None = None) -> list[int]:
+        """A text that stands alone (a robot, a task) as the pretrained text side knows texts; cut to `limit` ids."""
+        ids = self.words(text)
+        if limit is not None:
+            ids = ids[: limit - len(self._before) - len(self._behind)]
+        return [*self._before, *ids, *self._behind]
 
     def pieces(self, pieces: Sequence[Piece]) -> tuple[list[int], list[int]]:
         """Generated text to ids and mentions (the robot's place in the fleet, -1 for ordinary tokens)."""
@@ -122,7 +136,7 @@ class EmberVLMProcessor(ProcessorMixin):
         for i, fleet in enumerate(fleets):
             for j, robot in enumerate(fleet):
                 index[i, j] = rows.setdefault(robot_text(robot), len(rows))
-        texts = [self.words(text) for text in rows]
+        texts = [self.segment(text) for text in rows]
         for text, ids in zip(rows, texts, strict=True):
             if len(ids) > self.max_robot_tokens:
                 name = text.split(".")[0]
@@ -135,7 +149,7 @@ class EmberVLMProcessor(ProcessorMixin):
 
     def texts(self, contexts: Sequence[str]) -> Batch:
         """Tasks, questions or prompts to `input_ids` and `attention_mask` (B, C)."""
-        ids, mask = self._pad([self.words(text)[: self.max_text_tokens] for text in contexts])
+        ids, mask = self._pad([self.segment(text, self.max_text_tokens) for text in contexts])
         return {"input_ids": ids, "attention_mask": mask}
 
     def generated(self, written: Sequence[tuple[list[int], list[int]]], start: str = "bos") -> Batch:
@@ -171,7 +185,7 @@ class EmberVLMProcessor(ProcessorMixin):
 
     def segments(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Texts that stand alone (captions to embed): ids and mask (B, T)."""
-        return self._pad([self.words(t)[: self.max_text_tokens] or [self.ids["eos"]] for t in texts])
+        return self._pad([self.segment(t, self.max_text_tokens) or [self.ids["eos"]] for t in texts])
 
     def _pad(self, rows: Sequence[list[int]], value: int | None = None) -> tuple[Tensor, Tensor]:
         value = self.ids["pad"] if value is None else value

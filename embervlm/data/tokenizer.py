@@ -9,6 +9,8 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from embervlm.models.config import SPECIAL_TOKENS, EmberVLMConfig
+from embervlm.models.sources import located
+from embervlm.models.vocabulary import cut, kept_tokens
 
 _OWN = ("<|pad|>", "<|bos|>", "<|eos|>")
 
@@ -54,8 +56,14 @@ def load_tokenizer(config: EmberVLMConfig, corpus: Iterable[str] | None) -> PreT
         ValueError: there is neither a pretrained text side nor a corpus, or the tokenizer lacks a token.
     """
     if config.language:
-        tokenizer = AutoTokenizer.from_pretrained(config.language)
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(located(config.language))
+        kept = kept_tokens(config)
+        if kept is not None:
+            tokenizer = cut(tokenizer, kept)
         tokenizer.add_special_tokens({"extra_special_tokens": list(SPECIAL_TOKENS)})
+        if tokenizer.eos_token_id is None and tokenizer.sep_token_id is not None:
+            # An encoder's sentences stand between these two.
+            tokenizer.bos_token, tokenizer.eos_token = tokenizer.cls_token, tokenizer.sep_token
         if tokenizer.eos_token_id is None:
             raise ValueError(f"language: the tokenizer of {config.language!r} has no end-of-sequence token")
     elif corpus is None:

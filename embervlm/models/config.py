@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 from transformers import AutoConfig, PretrainedConfig
 
+from embervlm.models.sources import MINILM, located
 from embervlm.world.ontology import REQUIREMENTS
 
 #: Special tokens that every tokenizer of an EmberVLM has. The first four are the product's interface; `<|step|>`
@@ -41,6 +42,17 @@ def _qwen3(hidden: int, layers: int, heads: int, intermediate: int, vocabulary: 
     }
 
 
+def is_encoder(config: PretrainedConfig) -> bool:
+    """Whether a text side was made to read in both directions (BERT) and is run as a prefix language model here."""
+    return config.model_type == "bert"
+
+
+def position_table(config: PretrainedConfig) -> int | None:
+    """Rows of a decoder's table of learned positions; None where positions are rotary."""
+    rows = {"bert": "max_position_embeddings", "gpt2": "n_positions"}.get(config.model_type)
+    return None if rows is None else int(getattr(config, rows))
+
+
 PRESETS: dict[str, dict[str, Any]] = {
     "embervlm-nano": {
         "vision_name": "repvit_m0_9",
@@ -56,6 +68,16 @@ PRESETS: dict[str, dict[str, Any]] = {
         "text_config": _qwen3(384, 6, 6, 1536, 16384),
         "fusion_hidden": 1024,
         "projection_dim": 256,
+    },
+    # RepViT as above, the text side a pretrained sentence encoder, its vocabulary cut to keep the sizes.
+    "embervlm-37m-minilm": {
+        "vision_name": "repvit_m1_5",
+        "image_size": 224,
+        "language": MINILM,
+        "language_vocabulary": 24960,
+        "fusion_hidden": 1024,
+        "projection_dim": 256,
+        "similarity": 10.0,
     },
     "embervlm-48m": {
         "vision_name": "repvit_m1_5",
@@ -78,8 +100,9 @@ class EmberVLMConfig(PretrainedConfig):
         vision_weights: None (random), "timm" (the hub's pretrained weights) or a safetensors file; read once by
             `EmberVLM.from_parts`, never by `from_pretrained`.
         image_size: side of the square input in pixels.
-        language: folder or hub name of a causal decoder whose weights `EmberVLM.from_parts` loads; None for a
-            decoder of `text_config` with random weights.
+        language: the text side whose weights `EmberVLM.from_parts` loads: folder or hub name of a causal decoder or of
+            a BERT, or `package:<installed package>/<folder>`; None for a decoder of `text_config` with random weights.
+        language_vocabulary: tokens of a pretrained WordPiece vocabulary to keep, see `kept_tokens`; None keeps all.
         text_config: configuration of the decoder as transformers writes it. Filled from `language` when absent.
         fusion_hidden: width of the fusion adapter's hidden layer.
         projection_dim: width of the shared image-text embedding of stage 1.
@@ -90,6 +113,11 @@ class EmberVLMConfig(PretrainedConfig):
             "causal" (as pretrained decoders know it).
         score_temperature, score_bias: calibration of the selection scores, fitted on validation.
         team_threshold: confidence from which a robot belongs to the team.
+        similarity: weight of the cosine of robot and task in the score of a new model; at 0 the score has no such term.
+            Above 0 it starts as that alone, which is worth something where the text side is a pretrained sentence
+            encoder.
+        pair_reading: whether the task is read once more for every robot, with the robot's words in sight. A request
+            then costs a task's tokens per robot; the words of both meet in every layer instead of in one token.
         requirements: kinds of requirement that the selection tokens give as reasons.
         token_ids: ids of "pad", "bos", "eos" and of `SPECIAL_TOKENS` in the tokenizer; set by the processor.
     """
@@ -106,6 +134,7 @@ class EmberVLMConfig(PretrainedConfig):
         image_mean: tuple[float, float, float] = (0.485, 0.456, 0.406),
         image_std: tuple[float, float, float] = (0.229, 0.224, 0.225),
         language: str | None = None,
+        language_vocabulary: int | None = None,
         text_config: dict[str, Any] | PretrainedConfig | None = None,
         fusion_hidden: int = 1024,
         projection_dim: int = 256,
@@ -115,6 +144,8 @@ class EmberVLMConfig(PretrainedConfig):
         score_temperature: float = 1.0,
         score_bias: float = 0.0,
         team_threshold: float = 0.5,
+        similarity: float = 0.0,
+        pair_reading: bool = False,
         requirements: Sequence[str] = REQUIREMENTS,
         token_ids: dict[str, int] | None = None,
         **kwargs: Any,
@@ -130,10 +161,11 @@ class EmberVLMConfig(PretrainedConfig):
         self.image_mean = list(image_mean)
         self.image_std = list(image_std)
         self.language = language
+        self.language_vocabulary = language_vocabulary
         if isinstance(text_config, dict):
             values = dict(text_config)
             text_config = AutoConfig.for_model(values.pop("model_type"), **values)
-        self.text_config = text_config
+        self.text_config = text_config if text_config is None else _as_decoder(text_config)
         self.fusion_hidden = fusion_hidden
         self.projection_dim = projection_dim
         self.max_robot_tokens = max_robot_tokens
@@ -142,6 +174,8 @@ class EmberVLMConfig(PretrainedConfig):
         self.score_temperature = score_temperature
         self.score_bias = score_bias
         self.team_threshold = team_threshold
+        self.similarity = similarity
+        self.pair_reading = pair_reading
         self.requirements = list(requirements)
         self.token_ids = dict(token_ids) if token_ids else OWN_TOKEN_IDS.copy()
         super().__init__(**kwargs)
@@ -167,9 +201,19 @@ class EmberVLMConfig(PretrainedConfig):
             return self.text_config
         if self.language is None:
             raise ValueError("text_config: missing, and no 'language' to take it from")
-        return AutoConfig.from_pretrained(self.language)
+        config = _as_decoder(AutoConfig.from_pretrained(located(self.language)))
+        if self.language_vocabulary is not None:
+            config.vocab_size = min(config.vocab_size, self.language_vocabulary)
+        return config
 
     @property
     def image_tokens(self) -> int:
         """Visual tokens of a picture: one per cell of the last feature map (stride 32)."""
         return (self.image_size // 32) ** 2
+
+
+def _as_decoder(config: PretrainedConfig) -> PretrainedConfig:
+    """An encoder's configuration as that of a model which keeps keys and values."""
+    if is_encoder(config):
+        config.is_decoder = True
+    return config

@@ -10,6 +10,9 @@ import math
 import torch
 from torch import Tensor, nn
 
+#: The cosine of a robot and a task that have nothing to do with each other, as sentence encoders find it.
+_STRANGERS = 0.25
+
 
 class FusionAdapter(nn.Module):
     """Visual tokens into the decoder's space: a two-layer MLP and learned places on the grid."""
@@ -50,24 +53,56 @@ class SelectionHead(nn.Module):
 
     The token also tells the reasons: per kind of requirement, whether the task asks for it here and whether the robot
     lacks it. A robot is able when it lacks nothing, so the score starts from the log-odds of that conjunction; a free
-    term carries what the kinds do not name.
+    term carries what the kinds do not name, and, in a head made with `similar`, another how close robot and task are in
+    meaning.
     """
 
-    def __init__(self, width: int, kinds: int) -> None:
+    def __init__(self, width: int, kinds: int, similar: bool = False) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(width)
         self.hidden = nn.Linear(width, width)
         self.score = nn.Linear(width, 1)
         self.needs = nn.Linear(width, kinds)
         self.lacks = nn.Linear(width, kinds)
+        self.closeness = nn.Parameter(torch.zeros(())) if similar else None
 
-    def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, N, D) → scores (B, N) and reasons (B, N, 2, K), log-odds of needing and of lacking, float32."""
+    @torch.no_grad()
+    def start_as_similarity(self, weight: float) -> None:
+        """Begin with the similarity alone, which a pretrained text side knows; the other terms begin at a constant.
+
+        Raises:
+            ValueError: the head was made without it.
+        """
+        if self.closeness is None:
+            raise ValueError("a selection head made without `similar` cannot start as a similarity")
+        self.closeness.fill_(weight)
+        for last in (self.score, self.lacks):
+            nn.init.zeros_(last.weight)
+        nn.init.constant_(self.lacks.bias, -4.0)  # nearly nothing is lacking: so many kinds would add up
+        # A likeness as strangers have it starts as improbable as most robots are unfit. A bias learns slowly; until it
+        # has, the whole text side would be pushed to find every robot less alike to its task.
+        able = nn.functional.logsigmoid(-self.lacks.bias).sum()
+        odds = able - torch.log(-torch.expm1(able))
+        nn.init.constant_(self.score.bias, -float(odds) - _STRANGERS * weight - 1.0)
+
+    def forward(self, tokens: Tensor, summaries: Tensor, asked: Tensor) -> tuple[Tensor, Tensor]:
+        """What the selection tokens found (B, N, D), robots (B, N, D) and tasks (B, D) to scores and reasons.
+
+        Returns:
+            Scores (B, N) and reasons (B, N, 2, K), log-odds of needing and of lacking; float32.
+        """
         inner = nn.functional.gelu(self.hidden(self.norm(tokens)))
         lacks = self.lacks(inner).float()
         able = nn.functional.logsigmoid(-lacks).sum(dim=-1).clamp(-30.0, -1e-5)
         score = self.score(inner).squeeze(-1).float() + able - torch.log(-torch.expm1(able))
+        if self.closeness is not None:
+            score = score + self.closeness * similarity(summaries, asked)
         return score, torch.stack([self.needs(inner).float(), lacks], dim=2)
+
+
+def similarity(summaries: Tensor, asked: Tensor) -> Tensor:
+    """The cosine of every robot (B, N, D) and its sample's task (B, D): (B, N) float32."""
+    return nn.functional.cosine_similarity(summaries.float(), asked.float()[:, None, :], dim=-1)
 
 
 class RobotReference(nn.Module):
@@ -87,6 +122,11 @@ class RobotReference(nn.Module):
         self.key = nn.Linear(width, width)
         self.judged_key = nn.Linear(width, width, bias=False)
         self.score_weight = nn.Parameter(torch.tensor(0.5))
+
+    @torch.no_grad()
+    def start_as_mean(self) -> None:
+        """Begin with the mean of a segment's states, as a pretrained sentence encoder pools."""
+        nn.init.zeros_(self.pool.weight)
 
     def summaries(self, hidden: Tensor, mask: Tensor) -> Tensor:
         """Robot segments (R, L, D) with mask (R, L) → (R, D)."""

@@ -1,4 +1,7 @@
-"""The decoder: any causal language model of transformers, driven by explicit masks, positions and caches.
+"""The decoder: a language model of transformers, driven by explicit masks, positions and caches.
+
+Causal models come as they are. An encoder (BERT) becomes a prefix language model: the masks let it read a segment in
+both directions, as it knows, and write from left to right, which its weights then learn.
 
 Shape legend: B batch, R robots of a batch, T query tokens, K key tokens, D width.
 """
@@ -10,11 +13,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM
+from transformers import AutoModel, AutoModelForCausalLM
 from transformers.cache_utils import Cache, DynamicLayer
 
 from embervlm.models.attention import register
-from embervlm.models.config import EmberVLMConfig
+from embervlm.models.config import EmberVLMConfig, is_encoder, position_table
+from embervlm.models.sources import located
 
 
 class _Layer(DynamicLayer):
@@ -92,6 +96,15 @@ class PrefixCache(Cache):
             self.layers.append(_Layer())
         self.layers[layer].pieces.append((keys, values))
 
+    def rows(self, index: Tensor) -> PrefixCache:
+        """A cache of the given rows (long), to go on from."""
+        chosen = PrefixCache()
+        for i, layer in enumerate(self.layers):
+            assert layer.keys is not None
+            assert layer.values is not None
+            chosen.start_from(i, layer.keys.index_select(0, index), layer.values.index_select(0, index))
+        return chosen
+
     def reserve(self, tokens: int) -> None:
         """Make room for so many tokens to come, at the next pass; only where no gradient is taken."""
         for layer in self.layers:
@@ -136,26 +149,59 @@ class LanguageModel(nn.Module):
         self._take(AutoModelForCausalLM.from_config(config.decoder_config(), attn_implementation=register()))
         self.width: int = self.decoder.get_input_embeddings().embedding_dim
         self.narrow: torch.dtype | None = None
+        self.table = position_table(config.decoder_config())
 
     @property
     def vocabulary(self) -> int:
         """Rows of the embedding table (may exceed the tokenizer's length)."""
         return int(self.decoder.get_input_embeddings().num_embeddings)
 
-    def load_pretrained(self, source: str) -> None:
-        """Take the weights of a folder or hub name; an error where they cannot be had, never random ones."""
-        self._take(
-            AutoModelForCausalLM.from_pretrained(
-                source, attn_implementation=register(), dtype=torch.float32, use_safetensors=True
-            )
-        )
+    def load_pretrained(self, source: str, kept: Sequence[int] | None = None) -> None:
+        """Take the weights of a folder, hub name or package; an error where they cannot be had, never random ones.
+
+        Args:
+            source: see `EmberVLMConfig.language`.
+            kept: the rows of an encoder's embedding table that stay; all when None.
+        """
+        options = {"dtype": torch.float32, "use_safetensors": True}
+        if not is_encoder(self.decoder.config):
+            decoder = AutoModelForCausalLM.from_pretrained(located(source), attn_implementation=register(), **options)
+            return self._take(decoder)
+        encoder = AutoModel.from_pretrained(located(source), **options)
+        weights, rows = encoder.state_dict(), encoder.get_input_embeddings().weight
+        if kept is not None:
+            name = next(name for name, weight in weights.items() if weight.data_ptr() == rows.data_ptr())
+            weights[name] = rows[torch.tensor(kept)]
+        body = self.decoder.get_decoder()
+        # What an encoder has beside its layers (a pooler) is not read here; what is read must all be there.
+        body.load_state_dict({name: weight for name, weight in weights.items() if name in body.state_dict()})
 
     def _take(self, decoder: Any) -> None:
         """Hold a decoder, its layers' norms fused; the last norm stays as it is, for heads read it in fp32."""
         self.decoder = decoder
+        if is_encoder(decoder.config):
+            # Words are predicted from the states themselves, by the embeddings: the transform before BERT's own output
+            # layer is not among a sentence encoder's weights.
+            decoder.cls.predictions.transform = nn.Identity()
         layers = getattr(decoder.get_decoder(), "layers", None)
         if layers is not None:
             fuse_norms(layers)
+
+    @property
+    def layers(self) -> nn.ModuleList:
+        """The decoder's layers, first to last.
+
+        Raises:
+            ValueError: its kind of model keeps them where nobody looked.
+        """
+        body = self.decoder.get_decoder()
+        for path in ("layers", "h", "encoder.layer"):
+            found: Any = body
+            for name in path.split("."):
+                found = getattr(found, name, None)
+            if isinstance(found, nn.ModuleList):
+                return found
+        raise ValueError(f"{type(body).__name__} has no list of layers")
 
     def resize(self, vocabulary: int) -> None:
         """Grow the embedding table to hold at least `vocabulary` tokens."""
@@ -180,13 +226,15 @@ class LanguageModel(nn.Module):
         Args:
             embeddings: (B, T, D).
             mask: (B, 1, T, K) boolean, True where a query may attend; K counts the cache's tokens first.
-            positions: (B, T) rotary or learned positions.
+            positions: (B, T) rotary or learned positions; behind a learned table's end its last one stands.
             cache: keys and values of the tokens before; extended in place.
 
         Returns:
             The last hidden states (B, T, D), after the final norm, and the extended cache.
         """
         cache = PrefixCache() if cache is None else cache
+        if self.table is not None:
+            positions = positions.clamp(max=self.table - 1)
         output = self.decoder.get_decoder()(
             inputs_embeds=embeddings if self.narrow is None else embeddings.to(self.narrow),
             attention_mask=mask,

@@ -17,11 +17,18 @@ from transformers.utils import ModelOutput
 
 from embervlm.models.config import EmberVLMConfig
 from embervlm.models.generation import WritingMixin
-from embervlm.models.heads import AttentionPool, FusionAdapter, ReasoningModule, RobotReference, SelectionHead
+from embervlm.models.heads import (
+    AttentionPool,
+    FusionAdapter,
+    ReasoningModule,
+    RobotReference,
+    SelectionHead,
+)
 from embervlm.models.language import LanguageModel, PrefixCache, gathered, join
 from embervlm.models.layout import GENERATED, PAD, SELECT, SELECT_REASONED, query_mask, segment_mask, spent_mentions
 from embervlm.models.selecting import SelectionMixin
 from embervlm.models.vision import VisionEncoder
+from embervlm.models.vocabulary import kept_tokens
 
 
 @dataclass
@@ -55,6 +62,8 @@ class Context:
     fleet_mask: Tensor  # (B, N, L)
     robot_mask: Tensor  # (B, N)
     summaries: Tensor  # (B, N, D)
+    asked: Tensor  # (B, D) the task in one vector, pooled as a robot is
+    pairs: Tensor  # (B, N, D) the task as read beside each robot, pooled alike; zeros where pairs are not read
     prefix_mask: Tensor  # (B, C)
     next_position: Tensor  # (B,)
     kinds: Tensor  # (B, G) kinds of the query tokens so far
@@ -95,7 +104,7 @@ class EmberVLM(SelectionMixin, WritingMixin, PreTrainedModel):
         self.text_pool = AttentionPool(width, config.projection_dim)
         self.logit_scale = nn.Parameter(torch.tensor(2.66))  # ln(1/0.07), as CLIP starts (arXiv:2103.00020)
         self.reference = RobotReference(width)
-        self.selection = SelectionHead(width, len(config.requirements))
+        self.selection = SelectionHead(width, len(config.requirements), similar=config.similarity > 0)
         self.reasoning = ReasoningModule(width)
         self.post_init()
         # The decoder sits inside a plain module, where transformers does not look for tied weights.
@@ -118,13 +127,23 @@ class EmberVLM(SelectionMixin, WritingMixin, PreTrainedModel):
             config.text_config = config.decoder_config()
         model = cls(config)
         if config.language:
-            model.language.load_pretrained(config.language)
+            model.language.load_pretrained(config.language, kept_tokens(config))
         if config.vision_weights:
             model.vision.load_weights(config.vision_weights, config)
+        if config.similarity:
+            model.reference.start_as_mean()
+            model.selection.start_as_similarity(config.similarity)
         if vocabulary is not None:
             model.language.resize(vocabulary)
             model.config.text_config.vocab_size = model.language.vocabulary
         return model
+
+    def pretrained_parameters(self) -> list[nn.Parameter]:
+        """The parameters of the parts that started from pretrained weights, as the configuration names them."""
+        parts: list[nn.Module] = [self.language] if self.config.language else []
+        if self.config.vision_weights:
+            parts.append(self.vision)
+        return [parameter for part in parts for parameter in part.parameters()]
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -139,6 +158,9 @@ class EmberVLM(SelectionMixin, WritingMixin, PreTrainedModel):
             module.start_as_identity()
         elif isinstance(module, RobotReference):
             module.score_weight.fill_(0.5)
+        elif isinstance(module, SelectionHead):
+            if module.closeness is not None:
+                module.closeness.zero_()
         elif isinstance(module, EmberVLM):
             module.logit_scale.fill_(2.66)
 
@@ -208,7 +230,7 @@ class EmberVLM(SelectionMixin, WritingMixin, PreTrainedModel):
             mask = torch.cat([seen if image_mask is None else seen & image_mask[:, None], mask], dim=1)
             positions = torch.cat([(start + torch.arange(count, device=device)).expand(samples, -1), positions], dim=1)
         bidirectional = self.config.prefix_attention == "bidirectional"
-        _, cache = self.language(embeddings, segment_mask(mask, bidirectional), positions)
+        hidden, cache = self.language(embeddings, segment_mask(mask, bidirectional), positions)
         if fleet is None or robot_index is None:
             robot_index = torch.zeros(samples, 0, dtype=torch.long, device=device)
             fleet_mask = torch.zeros(samples, 0, 0, dtype=torch.bool, device=device)
@@ -222,11 +244,35 @@ class EmberVLM(SelectionMixin, WritingMixin, PreTrainedModel):
             fleet_mask=fleet_mask,
             robot_mask=robot_index >= 0,
             summaries=summaries,
+            asked=self.reference.summaries(hidden[:, -input_ids.shape[1] :], attention_mask),
+            pairs=self._read_pairs(input_ids, attention_mask, fleet, robot_index),
             prefix_mask=mask,
             next_position=start + count + attention_mask.sum(dim=1),
             kinds=torch.zeros(samples, 0, dtype=torch.long, device=device),
         )
         return context, visual
+
+    def _read_pairs(
+        self, input_ids: Tensor, attention_mask: Tensor, fleet: FleetState | None, robot_index: Tensor
+    ) -> Tensor:
+        """Tasks (B, C), each read again behind every robot of its fleet (B, N), pooled: (B, N, D).
+
+        A pair sees its own robot and the task, so neither order nor company of the robots matters.
+        """
+        there, length = robot_index >= 0, input_ids.shape[1]
+        pairs = torch.zeros(*robot_index.shape, self.language.width, device=input_ids.device)
+        if fleet is None or not self.config.pair_reading:
+            return pairs
+        sample, robot = there.nonzero(as_tuple=True)[0], robot_index[there]
+        mask = attention_mask[sample]
+        seen = segment_mask(mask, self.config.prefix_attention == "bidirectional")
+        robots = fleet.token_mask[robot][:, None, None, :].expand(-1, -1, length, -1)
+        start = self.config.max_robot_tokens + self.config.image_tokens
+        positions = start + torch.arange(length, device=input_ids.device).expand_as(mask)
+        hidden, _ = self.language(
+            self.language.embed(input_ids[sample]), torch.cat([robots, seen], dim=3), positions, fleet.cache.rows(robot)
+        )
+        return pairs.masked_scatter(there[:, :, None], self.reference.summaries(hidden, mask).to(pairs.dtype))
 
     def query(self, context: Context, embeddings: Tensor, kinds: Tensor, positions: Tensor, own: Tensor) -> Tensor:
         """Append query tokens to a context (in place) and return their hidden states (B, Q, D).
@@ -287,11 +333,11 @@ class EmberVLM(SelectionMixin, WritingMixin, PreTrainedModel):
         return embeddings + meant * (mention_index >= 0)[:, :, None]
 
     def selection_embeddings(self, context: Context) -> Tensor:
-        """One `<|robot_selection|>` token per robot, opened by what the robot is: (B, N, D)."""
+        """One `<|robot_selection|>` token per robot, opened by what the robot is, to the task too: (B, N, D)."""
         token = self.language.embed(
             torch.tensor(self.config.token_ids["<|robot_selection|>"], device=context.summaries.device)
         )
-        return token + self.reference.select(context.summaries)
+        return token + self.reference.select(context.summaries + context.pairs)
 
     # ---------------------------------------------------------------- forward
 
@@ -333,8 +379,8 @@ class EmberVLM(SelectionMixin, WritingMixin, PreTrainedModel):
         output = EmberVLMOutput(visual_tokens=visual, context=context)
         if select:
             # Before the text, which may look at what is found here.
-            selected = self.query(context, *self.selection_tokens(context, SELECT))
-            scores, output.reasons = self.selection(selected)
+            selected = self.query(context, *self.selection_tokens(context, SELECT)) + context.pairs
+            scores, output.reasons = self.selection(selected, context.summaries, context.asked)
             output.scores = scores.masked_fill(~context.robot_mask, -1e4)
             context.scores, context.selected = output.scores, selected
         if generated_ids is None or generated_mask is None:

@@ -122,6 +122,13 @@ class StageConfig(Section):
         default="adamw",
         description="adamw, or muon (Muon for hidden matrices, AdamW for the rest; needs zero_stage 0)",
     )
+    pretrained_rate: float = Field(
+        default=1.0,
+        ge=0,
+        le=1,
+        description="learning rate of parts that were pretrained (model.language, model.vision_weights) as a share of "
+        "learning_rate, 0 to 1",
+    )
     weight_decay: float = Field(default=0.01, ge=0, description="weight decay of matrices, at least 0")
     warmup_ratio: float = Field(default=0.05, ge=0, le=1, description="share of the steps that warm up, 0 to 1")
     min_lr_ratio: float = Field(
@@ -241,7 +248,9 @@ class RunConfig(Section):
     seed: int = Field(default=0, ge=0, lt=2**31, description="a whole number from 0 to 2147483647")
     output_dir: Location = Field(default="outputs", description="what the run leaves: a path or s3://bucket/prefix")
     preset: str = Field(
-        default="embervlm-37m", min_length=1, description="a model preset: embervlm-nano, embervlm-37m, embervlm-48m"
+        default="embervlm-37m",
+        min_length=1,
+        description="a model preset: embervlm-nano, embervlm-37m, embervlm-37m-minilm (pretrained words), embervlm-48m",
     )
     device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="auto, cpu or cuda")
     model: dict[str, Any] = Field(default={}, description="fields of EmberVLMConfig that differ from the preset")
@@ -303,6 +312,8 @@ class RunConfig(Section):
         number of workers, which changes neither the order of samples nor the global batch.
         """
         stage = self.stage(number).model_dump(mode="json", exclude={"keep", "save_every", "log_every"})
+        if stage["pretrained_rate"] == 1:
+            del stage["pretrained_rate"]  # as before there was such a field
         # A weight of 1 is what a source has that is not named.
         stage["mixing"] = {source: weight for source, weight in stage["mixing"].items() if weight != 1}
         as_ever = {"match"} if self.teacher.match == "auto" else set()

@@ -11,7 +11,7 @@ from embervlm.fleet import default_fleet
 TASK = "close the valve under the pier"
 
 
-def tiny(model_type: str = "qwen3") -> EmberVLM:
+def tiny(model_type: str = "qwen3", pair_reading: bool = False) -> EmberVLM:
     """A model of the whole architecture at the smallest sizes, with its processor."""
     text = {
         "qwen3": {
@@ -35,6 +35,14 @@ def tiny(model_type: str = "qwen3") -> EmberVLM:
             "vocab_size": 400,
         },
         "gpt2": {"model_type": "gpt2", "n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": 512, "vocab_size": 400},
+        "bert": {
+            "model_type": "bert",
+            "hidden_size": 32,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "intermediate_size": 48,
+            "vocab_size": 400,
+        },
     }[model_type]
     torch.manual_seed(0)
     config = EmberVLMConfig(
@@ -45,6 +53,8 @@ def tiny(model_type: str = "qwen3") -> EmberVLM:
         fusion_hidden=32,
         projection_dim=16,
         max_robot_tokens=256,
+        similarity=2.0 if model_type == "bert" else 0.0,
+        pair_reading=pair_reading,
     )
     corpus = [robot_text(robot) for robot in default_fleet()] * 3 + [TASK] * 3
     processor = EmberVLMProcessor.build(config, corpus)
@@ -55,4 +65,6 @@ def tiny(model_type: str = "qwen3") -> EmberVLM:
         for name, parameter in model.named_parameters():
             if parameter.ndim > 1 and not name.startswith("vision."):
                 parameter.mul_(3)
+        if model.selection.closeness is not None:
+            model.selection.closeness.fill_(config.similarity)
     return model

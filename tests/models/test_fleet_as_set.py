@@ -14,9 +14,10 @@ from embervlm.fleet import default_fleet
 from tests.models.fakes import TASK, tiny
 
 
-@pytest.fixture(scope="module")
-def model() -> EmberVLM:
-    return tiny()
+@pytest.fixture(scope="module", params=["qwen3", "bert", "bert, read in pairs"])
+def model(request: pytest.FixtureRequest) -> EmberVLM:
+    kind, *pairs = request.param.split(", ")
+    return tiny(kind, pair_reading=bool(pairs))
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +39,7 @@ def test_permuting_the_fleet_permutes_the_scores(model: EmberVLM, order: list[in
     assert after == pytest.approx(before, abs=1e-4)
 
 
-@pytest.mark.parametrize("model_type", ["qwen3", "llama", "gpt2"])
+@pytest.mark.parametrize("model_type", ["qwen3", "llama", "gpt2", "bert"])
 def test_any_decoder_takes_the_fleet_as_a_set(model_type: str, picture: np.ndarray) -> None:
     model = tiny(model_type)
     fleet = default_fleet()
@@ -69,8 +70,9 @@ def test_cached_and_uncached_answers_agree(model: EmberVLM, picture: np.ndarray)
     assert mixed.tolist() == pytest.approx(list(first.values()), abs=1e-4)
 
 
-def test_a_trained_model_does_not_answer_from_an_old_fleet_cache(picture: np.ndarray) -> None:
-    model = tiny()
+@pytest.mark.parametrize("model_type", ["qwen3", "bert"])
+def test_a_trained_model_does_not_answer_from_an_old_fleet_cache(model_type: str, picture: np.ndarray) -> None:
+    model = tiny(model_type)
     before = scores(model, default_fleet(), picture)
     with torch.no_grad():
         next(model.language.parameters()).mul_(1.5)

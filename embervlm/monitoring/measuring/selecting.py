@@ -84,10 +84,7 @@ def first_choices(model: EmberVLM, records: Sequence[Record]) -> tuple[NDArray[n
 @contextmanager
 def _states(model: EmberVLM) -> Iterator[list[Tensor]]:
     """The decoder's states before its first layer and after each, of the last pass; filled while the model runs."""
-    decoder = model.language.decoder.get_decoder()
-    layers = next((part for name in ("layers", "h") if (part := getattr(decoder, name, None)) is not None), None)
-    if layers is None:
-        raise ValueError(f"{type(decoder).__name__} has no list of layers")
+    layers = model.language.layers
     states: list[Tensor] = [torch.empty(0)] * (len(layers) + 1)
 
     def keep(place: int, output: Any) -> None:
@@ -119,8 +116,9 @@ def layer_scores(model: EmberVLM, records: Sequence[Record]) -> NDArray[np.float
         batch, tasks, fleets = selection_inputs(model.processor, rows, None, 0.0, 0.0)
         batch |= model.processor.texts(tasks)
         with _states(model) as states:
-            model(**to_device(batch, model.device), select=True)
+            context = model(**to_device(batch, model.device), select=True).context
         order = torch.tensor([[fleet.names.index(name) for name in names] for fleet in fleets], device=model.device)
-        scores = [model.selection(norm(state))[0].gather(1, order) for state in states]
+        judged = [norm(state) + context.pairs for state in states]
+        scores = [model.selection(s, context.summaries, context.asked)[0].gather(1, order) for s in judged]
         found.append(torch.stack(scores).float().cpu().numpy())
     return np.concatenate(found, axis=1).astype(float)

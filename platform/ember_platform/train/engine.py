@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from ember_platform.train import collectives, engine_state, shares
-from ember_platform.train.optimizer import make_optimizer
+from ember_platform.train.optimizer import make_optimizer, set_rate
 
 if TYPE_CHECKING:
     from embervlm.stages.base import Gather
@@ -30,7 +30,8 @@ class EngineSettings:
     """What the engine needs of a stage's configuration.
 
     `micro_batch` is the samples of one forward pass of one worker, `accumulation` the backward passes of one step on
-    one worker; `precision` is bf16 or fp32, resolved.
+    one worker; `precision` is bf16 or fp32, resolved. `pretrained_rate` is the pretrained parameters' learning rate
+    as a share of the others'.
     """
 
     micro_batch: int
@@ -40,6 +41,7 @@ class EngineSettings:
     precision: str
     zero_stage: int
     optimizer: str = "adamw"
+    pretrained_rate: float = 1.0
 
 
 class _Autocast(nn.Module):
@@ -100,7 +102,13 @@ class Engine:
         ValueError: no parameter of the module trains.
     """
 
-    def __init__(self, module: nn.Module, settings: EngineSettings, device: torch.device) -> None:
+    def __init__(
+        self,
+        module: nn.Module,
+        settings: EngineSettings,
+        device: torch.device,
+        pretrained: Iterable[nn.Parameter] = (),
+    ) -> None:
         deepspeed = _deepspeed(device)
         self.settings = settings
         self.device = device
@@ -110,7 +118,9 @@ class Engine:
         if not self._parameters:
             raise ValueError("no parameter of this stage trains; its `prepare` froze everything")
         # Before ZeRO-3 takes the parameters apart: afterwards they have no shape of their own.
-        optimizer = make_optimizer(settings.optimizer, module, settings.weight_decay)
+        optimizer = make_optimizer(
+            settings.optimizer, module, settings.weight_decay, pretrained, settings.pretrained_rate
+        )
         trainable = sum(p.numel() for p in self._parameters)
         wrapped = _Autocast(module, device, settings.precision == "bf16").to(device)
         with _own_broadcast(deepspeed):
@@ -149,8 +159,7 @@ class Engine:
         Returns:
             The gradient norm before clipping.
         """
-        for group in self._engine.optimizer.param_groups:
-            group["lr"] = learning_rate
+        set_rate(self._engine.optimizer, learning_rate)
         norm = 0.0
         if not self.settings.zero_stage:
             norm = float(nn.utils.clip_grad_norm_(self._parameters, self.settings.clip or float("inf")))

@@ -7,6 +7,7 @@ ones. It needs whole matrices and therefore ZeRO stage 0.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -14,6 +15,8 @@ from torch import nn
 
 #: The optimizers by the name that a configuration uses.
 NAMES = ("adamw", "muon")
+#: Where a parameter group keeps its learning rate as a share of the stage's.
+SHARE = "rate_share"
 
 
 class MuonAdamW(torch.optim.Optimizer):
@@ -83,13 +86,21 @@ def parameter_groups(parameters: list[nn.Parameter], weight_decay: float) -> lis
     return [group for group in groups if group["params"]]
 
 
-def make_optimizer(name: str, module: nn.Module, weight_decay: float) -> torch.optim.Optimizer:
-    """The optimizer of this name over the module's parameters that train, its learning rate still 0.
+def make_optimizer(
+    name: str,
+    module: nn.Module,
+    weight_decay: float,
+    pretrained: Iterable[nn.Parameter] = (),
+    pretrained_rate: float = 1.0,
+) -> torch.optim.Optimizer:
+    """The optimizer of this name over the module's parameters that train, its learning rate still 0 (`set_rate`).
 
     Args:
         name: of `NAMES`.
         module: with `requires_grad` set as the stage wants it, and its parameters whole.
         weight_decay: of matrices.
+        pretrained: the parameters that were pretrained; among them may be others than the module's.
+        pretrained_rate: their learning rate as a share of that of the others; 1 makes no difference between them.
 
     Raises:
         ValueError: another name.
@@ -97,9 +108,28 @@ def make_optimizer(name: str, module: nn.Module, weight_decay: float) -> torch.o
     if name not in NAMES:
         raise ValueError(f"optimizer: {name!r} is not one of {', '.join(NAMES)}")
     trained = [p for p in module.parameters() if p.requires_grad]
+    slow = set() if pretrained_rate == 1.0 else {id(p) for p in pretrained}
     matrices = hidden_matrices(module) if name == "muon" else []
-    if not matrices:
-        return torch.optim.AdamW(parameter_groups(trained, weight_decay), lr=0.0, fused=True)
     taken = {id(p) for p in matrices}
     rest = parameter_groups([p for p in trained if id(p) not in taken], weight_decay)
-    return MuonAdamW([{"params": matrices, "weight_decay": weight_decay}], rest)
+    rest = _shared(rest, slow, pretrained_rate)
+    if not matrices:
+        return torch.optim.AdamW(rest, lr=0.0, fused=True)
+    groups = _shared([{"params": matrices, "weight_decay": weight_decay}], slow, pretrained_rate)
+    return MuonAdamW(groups, rest)
+
+
+def _shared(groups: list[dict[str, Any]], slow: set[int], share: float) -> list[dict[str, Any]]:
+    """The groups, those parameters apart whose ids are given, and each with its share of the learning rate."""
+    parts = [
+        {**group, "params": [p for p in group["params"] if (id(p) in slow) == slower], SHARE: share if slower else 1.0}
+        for group in groups
+        for slower in (False, True)
+    ]
+    return [part for part in parts if part["params"]]
+
+
+def set_rate(optimizer: Any, learning_rate: float) -> None:
+    """Give every parameter group its share of a learning rate."""
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate * group.get(SHARE, 1.0)

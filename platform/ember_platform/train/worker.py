@@ -243,8 +243,10 @@ class _Worker:
                 precision=self.precision,
                 zero_stage=settings.zero_stage,
                 optimizer=settings.optimizer,
+                pretrained_rate=settings.pretrained_rate,
             ),
             self.device,
+            self.model.pretrained_parameters(),
         )
         self.clock.mark("engine")
         return self.backend

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from ember_platform.train.engine import EngineSettings, deepspeed_config
-from ember_platform.train.optimizer import hidden_matrices, make_optimizer, parameter_groups
+from ember_platform.train.optimizer import hidden_matrices, make_optimizer, parameter_groups, set_rate
 from ember_platform.train.precision import PrecisionError, cpu_has_bf16, resolve_precision
 from ember_platform.train.schedule import learning_rate, seed_step, step_seed
 
@@ -101,6 +101,29 @@ def test_muon_takes_hidden_matrices_and_adamw_the_rest() -> None:
     assert same == [True, False, True, True, True]  # only one parameter had a gradient
     with pytest.raises(ValueError, match="'sgd' is not one of adamw, muon"):
         make_optimizer("sgd", module, 0.0)
+
+
+@pytest.mark.parametrize("name", ["adamw", "muon"])
+def test_pretrained_parts_move_by_their_share_of_the_rate(name: str) -> None:
+    torch.manual_seed(0)
+    module = torch.nn.Sequential(torch.nn.Linear(32, 32), torch.nn.LayerNorm(32), torch.nn.Linear(32, 32))
+    new, old = list(module[2].parameters()), [*module[0].parameters(), *module[1].parameters()]
+    optimizer = make_optimizer(
+        name, module, 0.1, pretrained=[*old, torch.nn.Parameter(torch.ones(2))], pretrained_rate=0.05
+    )
+    listed = [id(p) for group in optimizer.param_groups for p in group["params"]]
+    assert sorted(listed) == sorted(id(p) for p in module.parameters()), "each once, and nothing else"
+    set_rate(optimizer, 1e-2)
+    rates = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
+    assert {rates[id(p)] for p in old} == {1e-2 * 0.05}
+    assert {rates[id(p)] for p in new} == {1e-2}
+    before = module[0].weight.detach().clone()
+    module(torch.randn(8, 32)).square().mean().backward()
+    optimizer.step()
+    moved = (module[0].weight.detach() - before).abs().mean()
+    assert 1e-5 < float(moved) < 1e-3
+    same = make_optimizer(name, module, 0.1, pretrained=old)
+    assert len(same.param_groups) == len(make_optimizer(name, module, 0.1).param_groups)
 
 
 def test_a_loaded_muon_goes_on_as_if_it_had_not_stopped() -> None:
