@@ -180,7 +180,12 @@ def evaluate_reasoning(
         "per_robot": robots,
         "intervals": intervals(answers, records, seed),
         "predictions": [
-            {**row, "plan": answer["plan"], "first_without_reasoning": other["first"]}
+            {
+                **row,
+                "steps": list(answer.get("steps") or []),
+                "plan": answer["plan"],
+                "first_without_reasoning": other["first"],
+            }
             for row, answer, other in zip(
                 predictions(answers, records, raw), raw, predictions(direct, records, directly), strict=True
             )

@@ -120,6 +120,7 @@ def predictions(answers: b.Answers, records: Sequence[Record], raw: Sequence[dic
                 "team": [n for n, sends in zip(names, answers.sent[i], strict=True) if sends],
                 "first": names[int(answers.ranking[i].argmax())],
                 "confidence": float(answers.confidence[i].max()),
+                "scores": answers.ranking[i].tolist(),
                 "correct": bool(hits[i]),
                 "reasoning": answer.get("reasoning"),
             }

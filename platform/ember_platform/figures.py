@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 SNAPSHOTS, TABLES, GAIN = "snapshots", "tables.json", "gain.json"
 #: Models of a stage that are measured at most.
-MOMENTS = 6
+MOMENTS = 5
 #: Stages that have figures of their own.
 STAGES = (1, 2, 3, 4)
 #: What drawing leaves in a run, as it is copied where the run is kept elsewhere.
@@ -83,13 +83,21 @@ def measure_rest(config: RunConfig, data_dir: str) -> None:
     with local_run(config) as run:
         done = [n for n in STAGES if folders.read_json(str(run / f"stage{n}" / folders.DONE)) is not None]
         if done:
-            runs = [stage_run(config, n, data_dir, run) for n in done]
+            loader = Loader(config)
+            runs = [stage_run(config, n, data_dir, run, loader) for n in done]
             gains = {n: folders.read_json(str(run / f"stage{n}" / GAIN)) for n in done}
             measure_across(FigureStore(run), runs, {n: g for n, g in gains.items() if g}, machine())
 
 
-def stage_run(config: RunConfig, number: int, data_dir: str, run: Path) -> StageRun:
+def stage_run(
+    config: RunConfig, number: int, data_dir: str, run: Path, loader: Callable[[Path], tuple[Any, Any]] | None = None
+) -> StageRun:
     """What a finished stage left in a run's folder, and its validation and test records.
+
+    Args:
+        config, number, data_dir: of the run, the stage and its data.
+        run: the run's folder, a local one.
+        loader: reads a model folder; a `Loader` of its own where None.
 
     Raises:
         FiguresError: the stage is not done.
@@ -106,7 +114,7 @@ def stage_run(config: RunConfig, number: int, data_dir: str, run: Path) -> Stage
     return StageRun(
         number=number,
         moments=moments(run, number, done, history),
-        load=lambda path: _on_device(config, path),
+        load=loader or Loader(config),
         validation=setup.split_records(manifest, number, "validation", settings.eval_samples, config.seed),
         test=setup.split_records(manifest, number, "test", config.evaluation.samples, config.seed),
         tables=_tables(config, number, folder),
@@ -119,9 +127,22 @@ def stage_run(config: RunConfig, number: int, data_dir: str, run: Path) -> Stage
     )
 
 
-def _on_device(config: RunConfig, path: Path) -> tuple[Any, Any]:
-    model, processor = setup.load_model(path)
-    return model.to(setup.device_of(config)), processor
+class Loader:
+    """Reads model folders. Models with one tokenizer share a processor, which remembers the texts that it has read."""
+
+    def __init__(self, config: RunConfig) -> None:
+        self.config = config
+        self._processors: dict[bytes, Any] = {}
+
+    def __call__(self, folder: Path) -> tuple[Any, Any]:
+        """The model, on the configured device, and its processor."""
+        from embervlm import EmberVLM, EmberVLMProcessor
+
+        key = b"".join((folder / name).read_bytes() for name in ("tokenizer.json", "processor_config.json"))
+        if key not in self._processors:
+            self._processors[key] = EmberVLMProcessor.from_pretrained(folder)
+        model: Any = EmberVLM.from_pretrained(folder)
+        return model.to(setup.device_of(self.config)), self._processors[key]
 
 
 def _tables(config: RunConfig, number: int, folder: Path) -> dict[str, Any]:

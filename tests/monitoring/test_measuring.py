@@ -117,10 +117,10 @@ def test_step_importance_is_the_change_without_the_step(
     stage4.importance(store, model, Moment(6, Path("nowhere")), [*chains, short])
     found = store.read(d.StepImportance)
     assert found is not None
-    whole = a.confidences(model, chains, [chain.steps for chain in chains])
+    (whole,) = a.confidences(model, chains, [chain.steps for chain in chains])
     for q in range(4):
         steps = [[*chain.steps[:q], "", *chain.steps[q + 1 :]] for chain in chains]
-        without = a.confidences(model, chains, steps)
+        (without,) = a.confidences(model, chains, steps)
         due = np.mean([np.abs(x - y).mean() for x, y in zip(whole, without, strict=True)])
         assert found.importance[0, q] == pytest.approx(due, rel=1e-4)
     assert (found.importance > 0).any()
@@ -184,7 +184,7 @@ def test_similarity_of_a_single_token_is_that_of_its_pooling(model: EmberVLM, re
 
 def test_attention_is_taken_apart_without_loss(model: EmberVLM, records: dict[int, list[Record]]) -> None:
     chains = c.written(model, [r for r in records[4] if r.image is not None][:4])
-    before = a.confidences(model, chains, [chain.steps for chain in chains])
+    (before,) = a.confidences(model, chains, [chain.steps for chain in chains])
     for rolled, chain in zip(a.rollouts(model, chains), chains, strict=True):
         weights = rolled.weights.numpy()
         np.testing.assert_allclose(weights.sum(axis=1), 1, atol=1e-4)
@@ -197,7 +197,7 @@ def test_attention_is_taken_apart_without_loss(model: EmberVLM, records: dict[in
             leaves = strength[node].sum()
             assert strength[:, node].sum() == pytest.approx(leaves if strength[:, node].any() else 0)
         assert strength[:4].sum() == pytest.approx(strength[4].sum())
-    after = a.confidences(model, chains, [chain.steps for chain in chains])
+    (after,) = a.confidences(model, chains, [chain.steps for chain in chains])
     np.testing.assert_allclose(np.concatenate(before), np.concatenate(after), atol=1e-6)
 
 
@@ -213,10 +213,44 @@ def test_forced_chain_gives_the_answer_that_the_model_gave(model: EmberVLM, reco
         {"image": x.record.image, "task": x.record.instruction, "fleet": x.record.robots, "reasoning_text": x.steps}
         for x in reference
     ]
-    found = a.confidences(model, reference, [x.steps for x in reference])
-    empty = a.confidences(model, reference, [c.ablated(x.steps)[2] for x in reference])
+    given = [x.steps for x in reference], [c.ablated(x.steps)[2] for x in reference]
+    found, empty = a.confidences(model, reference, *given)
+    for together, steps in zip((found, empty), given, strict=True):
+        (alone,) = a.confidences(model, reference, steps)
+        np.testing.assert_allclose(np.concatenate(together), np.concatenate(alone), atol=1e-6)
     assert max(np.abs(one - two).max() for one, two in zip(found, empty, strict=True)) > 1e-5
     assert len(requests) == len(found)
+
+
+def test_what_the_evaluation_answered_is_not_asked_again(
+    runs: dict[int, StageRun], measured: tuple[d.FigureStore, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    run = runs[4]
+    rows = {row["id"]: row for row in run.tables["predictions"]}
+    kept = c.evaluated(run)
+    assert list(kept) == [r.id for r in run.test]
+    model, _ = run.opened(run.product)
+    for asked, chain in zip(c.written(model, run.test), kept.values(), strict=True):
+        assert (asked.steps, asked.chosen, asked.correct) == (chain.steps, chain.chosen, chain.correct)
+        assert (asked.coherence, asked.consistency, asked.place) == (chain.coherence, chain.consistency, chain.place)
+    old = [{name: value for name, value in row.items() if name != "steps"} for row in rows.values()]
+    assert c.evaluated(dataclasses.replace(run, tables={"predictions": old})) == {}
+    # Scores that the model would never give come back as its choices, so they were read and not asked for.
+    five = [r for r in runs[3].test if has_default_fleet(r)]
+    known = {r.id: np.where([robot["name"] == "Drone" for robot in r.robots], 9.0, -9.0) for r in five}
+    monkeypatch.setattr(type(model), "select_many", lambda *given, **named: [])
+    found = s.choices(model, five, known)
+    assert (np.array(found.robots)[found.first] == "Drone").all()
+    assert (found.sent.sum(axis=1) == 1).all()
+
+
+def test_before_and_after_are_the_evaluation_of_the_stage(
+    runs: dict[int, StageRun], measured: tuple[d.FigureStore, Any]
+) -> None:
+    for number, run in runs.items():
+        model, processor = run.opened(run.moments[0])
+        due = run.definition.evaluate(run.definition.module(model), processor, run.validation)[run.definition.metric]
+        assert measured[1][number]["before"] == pytest.approx(due), number
 
 
 def test_chain_of_the_data_is_coherent_and_a_broken_one_is_not(records: dict[int, list[Record]]) -> None:
@@ -225,7 +259,8 @@ def test_chain_of_the_data_is_coherent_and_a_broken_one_is_not(records: dict[int
     answer = {"steps": record.reasoning, "plan": record.plan, "team": record.labels, "robots": [{"robot": first}]}
     whole = c.read(record, answer)
     assert (whole.coherence, whole.consistency, whole.correct) == (1.0, 1.0, True)
-    assert whole.early is not None
+    assert whole.place is not None
+    assert 0 < whole.place < 1
     broken = c.read(record, {**answer, "steps": record.reasoning[:2]})
     assert broken.coherence == 0.0
     assert broken.consistency == 0.0
@@ -244,6 +279,15 @@ def test_what_crosses_stages(measured: tuple[d.FigureStore, Any], runs: dict[int
     edge = data(measured, d.EdgePareto)
     assert edge.device == "a test's machine"
     assert (edge.latency_ms > 0).all()
+    benchmarks = data(measured, d.BenchmarkProgression)
+    scores = dict(zip(benchmarks.benchmarks, benchmarks.scores[:, -1], strict=True))
+    assert scores["Robot selection, first choice (%)"] == pytest.approx(100 * runs[3].metrics["first_choice"])
+    assert scores["Robot selection, exact team (%)"] == pytest.approx(100 * runs[3].metrics["team_exact"])
+    direct = runs[4].metrics["first_choice_without_reasoning"]
+    assert scores["Tasks of stage 4, first choice (%)"] == pytest.approx(100 * direct)
+    raced = dict(zip(edge.models, edge.accuracy, strict=True))
+    assert raced["EmberVLM, direct, fp32"] == pytest.approx(100 * direct)
+    assert raced["EmberVLM, with chain, fp32"] == pytest.approx(100 * runs[4].metrics["first_choice"])
     lengths = data(measured, d.ResponseLengths)
     assert lengths.tasks[:2] == ("captioning", "VQA")
     assert (lengths.task == 1).sum() == len(runs[2].tables["answers"])

@@ -131,7 +131,7 @@ class ReasoningConsistency(_Stage4):
         score: (C, 2) mean consistency, 0 to 1; column 0: the selected robot is first mentioned early in the chain,
             column 1: late. NaN where there is no such chain.
         count: (C, 2) chains.
-        boundary: what early and late mean ("before or after the middle of the chain").
+        boundary: what early and late mean ("before or after the median place, at 61% of the chain").
         step: training step of the model.
     """
 

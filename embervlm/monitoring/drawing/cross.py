@@ -112,7 +112,7 @@ def benchmark_progression(figure: Figure, data: BenchmarkProgression, palette: P
     """Benchmarks × stages, coloured by the share of each benchmark's scale; the cells say the raw score."""
     span = (data.highest - data.lowest)[:, None]
     values = (data.scores - data.lowest[:, None]) / span
-    texts = [[f"{score:,.4g}" for score in row] for row in data.scores]
+    texts = [[f"{score:,.{d}f}" for score in row] for row, d in zip(data.scores, _decimals(span[:, 0]), strict=True)]
     means = [row[np.isfinite(row)].mean() if np.isfinite(row).any() else np.nan for row in values.T]
     columns = [
         f"Stage {stage}\n" + ("(none)" if np.isnan(mean) else f"(mean {mean:.2f})")
@@ -125,6 +125,11 @@ def benchmark_progression(figure: Figure, data: BenchmarkProgression, palette: P
     image = parts.heatmap(ax, values, rows, columns, texts, 9, cmap=palette.map("good"), vmin=0, vmax=1)
     ax.set(xlabel="Training stage", ylabel="Benchmark (its scale)", title="Benchmark score progression")
     parts.colorbar(figure, image, ax, "Normalized score (share of the scale)")
+
+
+def _decimals(span: Values) -> list[int]:
+    """Decimals that tell a thousandth of each scale apart."""
+    return [int(np.clip(np.ceil(3 - np.log10(width)), 0, 4)) for width in span]
 
 
 # ---------------------------------------------------------------------- carbon
@@ -205,7 +210,7 @@ def _fitted(
     longest = max(len(line) for line in words.split("\n"))
     # A character of size 8 is about 1.3 units wide here, a line about 4 high.
     size = min(size, 8 * box["dx"] / (1.32 * longest), 8 * box["dy"] / (4.2 * (words.count("\n") + 1)))
-    if size >= 4.5:
+    if size >= 5.5:
         ax.text(box["x"] + box["dx"] / 2, y, words, ha="center", va="top", fontsize=size, color=ink, weight=weight)
 
 

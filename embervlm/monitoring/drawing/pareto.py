@@ -16,7 +16,7 @@ from embervlm.monitoring.drawing import parts
 from embervlm.monitoring.style import INK, UNKNOWN, Palette
 
 Values = NDArray[Any]
-_SMALLEST, _LARGEST = 40.0, 900.0
+_SMALLEST, _LARGEST = 40.0, 500.0
 
 
 def citations(data: EfficiencyPareto | EdgePareto) -> str:
@@ -149,6 +149,8 @@ def parameter_efficiency(figure: Figure, data: EfficiencyPareto, palette: Palett
     image = scatter(ax, data.parameters, data, data.deployability, palette.map("good"), palette)
     ax.set(xlabel="Parameters (log scale)", ylabel=f"{data.benchmark} (%)", title="Parameter efficiency")
     ax.xaxis.set_major_formatter(lambda value, place: _count(value))
+    # Less than a decade has hardly a major tick.
+    ax.xaxis.set_minor_formatter(lambda value, place: _count(value) if _spread(ax) < 1 else "")
     _legend(figure, ax, image, data.deployability_means)
 
 
@@ -180,6 +182,12 @@ def _legend(figure: Figure, ax: Axes, image: Any, shade: str) -> None:
             handle.set_sizes([45.0])
     if image is not None:
         parts.colorbar(figure, image, ax, shade)
+
+
+def _spread(ax: Axes) -> float:
+    """Decades that the horizontal axis spans."""
+    low, high = ax.get_xlim()
+    return float(np.log10(high / low))
 
 
 def _count(value: float) -> str:

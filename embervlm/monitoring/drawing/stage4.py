@@ -46,9 +46,9 @@ def phase_comparison(figure: Figure, data: PhaseComparison, palette: Palette) ->
             ax.text(x + (phase - 0.5) * 0.4, height, words, ha="center", va="bottom", fontsize=7.5)
         names = [f"{data.metrics[m]}\n({data.better[m]} is better)" for m in rows]
         ax.set_xticks(range(len(rows)), names)
-        ax.set(ylabel=unit or "Score", ylim=(0, top * 1.15), xlim=(-0.6, len(rows) - 0.4))
+        ax.set(ylabel=unit or "Score", ylim=(0, top * 1.28), xlim=(-0.6, len(rows) - 0.4))
         ax.grid(visible=False, axis="x")
-    axes[0].legend(loc="upper left", bbox_to_anchor=(0, -0.14), ncols=2)
+    axes[0].legend(loc="upper center", ncols=2)
     figure.suptitle("Phase 1 and phase 2 of reasoning training")
 
 
@@ -101,7 +101,9 @@ def step_importance(figure: Figure, data: StepImportance, palette: Palette) -> N
     parts.step_axis(ax.yaxis, 5)
     last = data.importance[-1]
     order = np.argsort(-last)
-    parts.note(ax, "last step:\n" + "\n".join(f"{data.reasoning[i]}: {last[i]:.3f}" for i in order), 0.0, 0.98)
+    parts.note(
+        ax, "last step:\n" + "\n".join(f"{data.reasoning[i]}: {parts.number(last[i])}" for i in order), 0.0, 0.98
+    )
     ax.legend(loc="upper right")
     if len(data.steps) > 1:
         parts.colorbar(figure, drawn, ax, data.method, shrink=0.6, pad=0.1)

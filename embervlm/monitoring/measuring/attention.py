@@ -128,8 +128,29 @@ def _steps(model: EmberVLM, batch: dict[str, Any]) -> Tensor:
 
 
 @torch.inference_mode()
-def confidences(model: EmberVLM, chains: Sequence[Chain], steps: Sequence[Sequence[str]]) -> list[Any]:
-    """Every robot's confidence (N,) after the given steps and the chain's own plan, in its fleet's order."""
-    output = model(**forced_batch(model, chains, steps), select=True, select_reasoned=True)
-    scores = output.reasoned_scores.float().cpu().numpy()
-    return [model.confidences(row[: len(c.record.robots)]) for row, c in zip(scores, chains, strict=True)]
+def confidences(model: EmberVLM, chains: Sequence[Chain], *given: Sequence[Sequence[str]]) -> list[list[Any]]:
+    """Every robot's confidence (N,) after given steps and the chain's own plan, in its fleet's order.
+
+    Args:
+        chains: whose picture, task and fleet it is; pictures and robots are read once for all that is given.
+        given: one or more times the steps of every chain.
+
+    Returns:
+        For each of `given` an array per chain.
+    """
+    found: list[list[Any]] = []
+    read: dict[str, Any] = {}
+    for steps in given:
+        batch = forced_batch(model, chains, steps)
+        read = read or _read(model, batch)
+        scores = model(**{**batch, **read}, select=True, select_reasoned=True).reasoned_scores.float().cpu().numpy()
+        found.append([model.confidences(row[: len(c.record.robots)]) for row, c in zip(scores, chains, strict=True)])
+    return found
+
+
+def _read(model: EmberVLM, batch: dict[str, Any]) -> dict[str, Any]:
+    """What a model makes of a batch's robots and pictures, whatever is written after them."""
+    read: dict[str, Any] = {"fleet": model.read_robots(batch["robot_input_ids"], batch["robot_attention_mask"])}
+    if "pixel_values" in batch:
+        read["image_features"] = model.visual_features(batch["pixel_values"])
+    return read

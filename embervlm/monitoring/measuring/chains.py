@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +11,7 @@ import numpy as np
 from embervlm.data.schema import STEPS, Record
 from embervlm.evaluation.asking import Asker, request
 from embervlm.evaluation.reasoning import complete, decided, mentioned
-from embervlm.monitoring.measuring.moments import BATCH
+from embervlm.monitoring.measuring.moments import StageRun
 from embervlm.world.chains import parse_chain
 
 if TYPE_CHECKING:
@@ -23,6 +23,8 @@ COHERENCE_MEANS = (
     "the decision; plan within the decision)"
 )
 CONSISTENCY_MEANS = "consistency: overlap (IoU) of the decision's robots with the team sent"
+#: Chains that are written side by side: a step of writing costs little more for many.
+TOGETHER = 128
 _FACTS = ("environment", "weather", "light", "site", "access", "terrain", "hazard")
 
 
@@ -35,7 +37,7 @@ class Chain:
         steps: the four steps (fewer where it stopped early).
         coherence, consistency: 0 to 1, see `COHERENCE_MEANS` and `CONSISTENCY_MEANS`.
         correct: whether the first choice can do the task.
-        early: whether the chosen robot is first mentioned in the first half of the chain; None where it never is.
+        place: where the chosen robot is first mentioned, 0 (start) to 1 (end of the chain); None where it never is.
     """
 
     record: Record
@@ -44,7 +46,7 @@ class Chain:
     coherence: float
     consistency: float
     correct: bool
-    early: bool | None
+    place: float | None
 
     @property
     def chosen(self) -> str:
@@ -54,8 +56,20 @@ class Chain:
 
 def written(model: EmberVLM, records: Sequence[Record]) -> list[Chain]:
     """Ask for chains, greedily."""
-    answers = Asker(model, batch_size=BATCH).select([request(r) for r in records], reasoning=True)
+    answers = Asker(model, batch_size=TOGETHER).select([request(r) for r in records], reasoning=True)
     return [read(record, answer) for record, answer in zip(records, answers, strict=True)]
+
+
+def evaluated(run: StageRun) -> dict[str, Chain]:
+    """Test record's id → the chain that the product wrote for it when it was evaluated; none where it wrote none."""
+    rows = run.predicted("steps", "plan")
+    return {r.id: read(r, _answer(rows[r.id])) for r in run.test if r.id in rows}
+
+
+def _answer(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row of the evaluation's predictions as the answer that it was made of; of the robots only the first."""
+    first = {"robot": row["first"], "confidence": row["confidence"]}
+    return {"robots": [first], **{name: row[name] for name in ("team", "plan", "steps")}}
 
 
 def read(record: Record, answer: dict[str, Any]) -> Chain:
@@ -79,7 +93,7 @@ def read(record: Record, answer: dict[str, Any]) -> Chain:
         coherence=float(np.mean(checks)),
         consistency=len(decision & team) / len(decision | team) if decision | team else 1.0,
         correct=chosen in record.labels,
-        early=None if place < 0 else place < len(text) / 2,
+        place=None if place < 0 else place / len(text),
     )
 
 

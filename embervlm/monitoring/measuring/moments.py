@@ -73,6 +73,11 @@ class StageRun:
         """The stage's product."""
         return self.moments[-1]
 
+    def predicted(self, *wanted: str) -> dict[str, Mapping[str, Any]]:
+        """Record id → row of what the evaluation was answered; none where its rows lack a wanted value."""
+        rows = {str(row["id"]): row for row in self.tables.get("predictions", ())}
+        return rows if all(name in row for row in rows.values() for name in wanted) else {}
+
     def models(self) -> Iterator[tuple[Moment, Loaded]]:
         """Every model, one at a time."""
         for moment in self.moments:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from embervlm.data.schema import Record
-from embervlm.evaluation.asking import request
-from embervlm.evaluation.baselines import labels_of, team_of
+from embervlm.evaluation.asking import Asker, request
+from embervlm.evaluation.baselines import team_of
 from embervlm.fleet import default_fleet
 from embervlm.monitoring.measuring.moments import BATCH
 from embervlm.stages.base import chunks, to_device
@@ -59,15 +59,24 @@ class Choices:
         return counts
 
 
-def choices(model: EmberVLM, records: Sequence[Record]) -> Choices:
-    """Direct choices of a model for records of the default fleet, in that fleet's order."""
+def choices(model: EmberVLM, records: Sequence[Record], known: Mapping[str, Any] | None = None) -> Choices:
+    """Direct choices of a model for records of the default fleet, in that fleet's order.
+
+    Args:
+        model: is asked.
+        records: all of the default fleet.
+        known: record id → scores (N,) in the record's own order, as far as they are known; the others are asked for.
+    """
+    scores = dict(known or {})
+    asked = [r for r in records if r.id not in scores]
+    scores |= zip([r.id for r in asked], model.score_many([request(r) for r in asked], BATCH), strict=True)
+    order = [[[robot["name"] for robot in r.robots].index(name) for name in default_fleet().names] for r in records]
+    return chosen(model, records, np.stack([np.asarray(scores[r.id])[o] for r, o in zip(records, order, strict=True)]))
+
+
+def chosen(model: EmberVLM, records: Sequence[Record], scores: NDArray[Any]) -> Choices:
+    """What scores (R, N), in the default fleet's order, come to with the model's calibration."""
     names = default_fleet().names
-    scores = np.stack(
-        [
-            values[[[robot["name"] for robot in record.robots].index(name) for name in names]]
-            for record, values in zip(records, model.score_many([request(r) for r in records], BATCH), strict=True)
-        ]
-    )
     able = np.array([[name in record.labels for name in names] for record in records])
     confidence = model.confidences(scores).astype(float)
     sent = np.stack([team_of(row, model.config.team_threshold) for row in confidence])
@@ -76,9 +85,9 @@ def choices(model: EmberVLM, records: Sequence[Record]) -> Choices:
 
 def first_choices(model: EmberVLM, records: Sequence[Record]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     """Confidence (R,) of each record's first choice, and whether it is right (R,); any fleets."""
-    found = model.score_many([request(r) for r in records], BATCH)
-    confidence = np.array([model.confidences(scores).max() for scores in found], float)
-    return confidence, np.array([labels_of(r)[s.argmax()] for r, s in zip(records, found, strict=True)], bool)
+    firsts = [answer["robots"][0] for answer in Asker(model).select([request(r) for r in records])]
+    confidence = np.array([first["confidence"] for first in firsts], float)
+    return confidence, np.array([first["robot"] in r.labels for first, r in zip(firsts, records, strict=True)], bool)
 
 
 @contextmanager

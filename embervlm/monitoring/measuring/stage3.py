@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from embervlm.data.schema import Record
 from embervlm.evaluation.metrics import per_robot
@@ -17,32 +18,49 @@ from embervlm.stages.base import to_device
 if TYPE_CHECKING:
     from embervlm.models.modeling import EmberVLM
 
-CHAINS = 64
-CALIBRATED = 192
+CHAINS = 48
+CALIBRATED = 128
 BUDGET_BATCHES, BUDGET_RECORDS = 6, 16
 TRUTH = "the chosen robot where it is labelled, else the labelled one with the highest score"
 _FLEET_FIGURES = (d.LayerAccuracy, d.RobotPerformance, d.ConfusionEvolution, d.RobotRadar, d.TaskRobot)
 
 
-def measure(store: d.FigureStore, run: StageRun) -> None:
-    """Write the data of stage 3's eight figures and of its training curves."""
+def measure(store: d.FigureStore, run: StageRun) -> float:
+    """Write the data of stage 3's eight figures and of its training curves.
+
+    Returns:
+        Share of right first choices of the model that the stage started from, on validation.
+    """
+    before = float("nan")
     five = [r for r in run.validation if has_default_fleet(r)]
     tested = [r for r in run.test if has_default_fleet(r)]
     if not five or not tested:
         for kind in _FLEET_FIGURES:
             store.note(kind, "no validation or test record has the fleet of the five default robots")
+        five = []
+    some = run.validation[:CALIBRATED]
     for moment, (model, _) in run.models():
-        product = moment is run.product
-        if five and tested:
-            found = s.choices(model, five)
-            over_training(store, model, moment, five, found)
+        first, product = moment is run.moments[0], moment is run.product
+        firsts: dict[str, tuple[float, bool]] = {}
+        if five:
+            layers = s.layer_scores(model, five)
+            found = s.chosen(model, five, layers[-1])
+            over_training(store, moment, five, found, layers)
             if product:
-                at_moment(store, moment, tested, s.choices(model, tested), "test")
+                known = {name: row["scores"] for name, row in run.predicted("scores").items()}
+                at_moment(store, moment, tested, s.choices(model, tested, known), "test")
             else:
                 at_moment(store, moment, five, found, "validation")
-        some = run.validation[:CALIBRATED]
+            right = found.able[np.arange(len(five)), found.first]
+            firsts |= zip([r.id for r in five], zip(found.confidence.max(axis=1), right, strict=True), strict=True)
+        asked = run.validation if first else [] if product else some
+        rest = [r for r in asked if r.id not in firsts]
+        if rest:
+            firsts |= zip([r.id for r in rest], zip(*s.first_choices(model, rest), strict=True), strict=True)
+        if first:
+            before = float(np.mean([firsts[r.id][1] for r in run.validation]))
         if not product:
-            confidence, correct = s.first_choices(model, some)
+            confidence, correct = (np.array(column) for column in zip(*(firsts[r.id] for r in some), strict=True))
             note = f"validation split, first choices of {len(some)} tasks, before calibration"
             store.write(d.Calibration(confidence, correct, moment.step, source=note))
         else:
@@ -50,12 +68,13 @@ def measure(store: d.FigureStore, run: StageRun) -> None:
             layer_budget(store, model, run)
             reasoning_quality(store, model, run)
     training_curves(store, run)
+    return before
 
 
 def over_training(
-    store: d.FigureStore, model: EmberVLM, moment: Moment, records: list[Record], found: s.Choices
+    store: d.FigureStore, moment: Moment, records: list[Record], found: s.Choices, layers: NDArray[np.float64]
 ) -> None:
-    """One moment of what is shown over all of training; `found` are the model's choices for the records."""
+    """One moment of what is shown over all of training: choices for the records, and scores (L, R, N) per layer."""
     note = f"validation split, {len(records)} tasks of the default fleet"
     step = np.array([moment.step])
     store.write(
@@ -69,7 +88,6 @@ def over_training(
         )
     )
     store.write(d.ConfusionEvolution(step, found.robots, found.confusion()[None], truth=TRUTH, source=note))
-    layers = s.layer_scores(model, records)
     right = ((layers > 0) == found.able).mean(axis=1).T
     store.write(
         d.LayerAccuracy(

@@ -23,35 +23,50 @@ from embervlm.stages.base import chunks
 if TYPE_CHECKING:
     from embervlm.models.modeling import EmberVLM
 
-CHAINS = 48
-PRODUCT_CHAINS = 96
+#: Validation records whose chains are followed over training, and test records that compare the two phases.
+CHAINS = 32
+PHASE_TASKS = 64
 FLOWS = 24
-TIMED = 8
+TIMED = 5
 METHOD = "mean |change of a robot's confidence| when the step is empty"
 
 
-def measure(store: d.FigureStore, run: StageRun) -> None:
-    """Write the data of stage 4's six figures and of its attention maps."""
-    validation = [r for r in run.validation if r.robots][:CHAINS]
-    tested = [r for r in run.test if r.robots][:PRODUCT_CHAINS]
-    followed = next((r for r in run.validation if has_default_fleet(r) and r.image is not None), None)
+def measure(store: d.FigureStore, run: StageRun) -> float:
+    """Write the data of stage 4's six figures and of its attention maps.
+
+    Returns:
+        Share of right first choices, after its chain, of the model that the stage started from, on validation.
+    """
+    before = float("nan")
+    followed = [r for r in run.validation if r.robots][:CHAINS]
+    looked = next((r for r in run.validation if has_default_fleet(r) and r.image is not None), None)
+    compared = [r for r in run.test if r.robots][:PHASE_TASKS]
     phases: dict[int, dict[str, tuple[float, float, float]]] = {}
     for moment, (model, _) in run.models():
         product = moment is run.product
-        split, records = ("test", tested) if product else ("validation", validation)
-        found = c.written(model, records)
-        if product or moment.step in run.phase_ends:
-            same = found if product else c.written(model, tested)
-            phases[moment.step] = phase_row(model, same)
-        note = f"{split} split, {len(found)} chains written by the model"
-        dashboard(store, moment, found, note)
-        importance(store, model, moment, found if not product else c.written(model, validation))
-        if followed is not None:
-            attention_maps(store, model, moment, c.written(model, [followed])[0])
+        ends = product or moment.step in run.phase_ends
+        found = c.evaluated(run) if product else {}
+        shown = [r for r in run.test if r.id in found] or (compared if product else followed)
+        wanted = [*followed, *([looked] if looked else []), *shown, *(compared if ends else [])]
+        if moment is run.moments[0]:
+            wanted = [*run.validation, *wanted]
+        asked = {r.id: r for r in wanted if r.id not in found}
+        found |= {chain.record.id: chain for chain in c.written(model, list(asked.values()))}
+        if moment is run.moments[0]:
+            before = float(np.mean([found[r.id].correct for r in run.validation]))
+        note = f"{'test' if product else 'validation'} split, {len(shown)} chains written by the model"
+        dashboard(store, moment, [found[r.id] for r in shown], note)
+        importance(store, model, moment, [found[r.id] for r in followed])
+        if ends:
+            phases[moment.step] = phase_row(model, [found[r.id] for r in compared])
+        if looked is not None:
+            attention_maps(store, model, moment, found[looked.id])
         if product:
-            attention_flow(store, model, moment, [chain for chain in found if chain.record.image is not None][:FLOWS])
-    phase_comparison(store, run, phases, len(tested))
+            flowing = [found[r.id] for r in shown if r.image is not None][:FLOWS]
+            attention_flow(store, model, moment, flowing)
+    phase_comparison(store, run, phases, len(compared))
     chain_or_not(store, run)
+    return before
 
 
 # ------------------------------------------------------------------------ chains
@@ -72,9 +87,16 @@ def dashboard(store: d.FigureStore, moment: Moment, found: Sequence[c.Chain], no
     tasks = [t for t in d.TASK_TYPES if t in kinds] + sorted({k for k in kinds if k and k not in d.TASK_TYPES})
     if not tasks:
         return store.note(d.ReasoningConsistency, "the records name no type of task")
+    places = [chain.place for chain in found if chain.place is not None]
+    # Chains are alike: in all of them a robot comes after task and scene. Half of them name it before their median.
+    middle = float(np.median(places)) if places else 0.5
     cells: list[list[list[float]]] = [
         [
-            [x.consistency for x, kind in zip(found, kinds, strict=True) if kind == task and x.early is early]
+            [
+                x.consistency
+                for x, kind in zip(found, kinds, strict=True)
+                if kind == task and x.place is not None and (x.place < middle) is early
+            ]
             for early in (True, False)
         ]
         for task in tasks
@@ -84,7 +106,7 @@ def dashboard(store: d.FigureStore, moment: Moment, found: Sequence[c.Chain], no
             tasks=tuple(tasks),
             score=np.array([[np.mean(cell) if cell else np.nan for cell in row] for row in cells]),
             count=np.array([[len(cell) for cell in row] for row in cells]),
-            boundary="before or after the middle of the chain",
+            boundary=f"before or after the median place, at {middle:.0%} of the chain",
             step=moment.step,
             source=f"{note}; {c.CONSISTENCY_MEANS}",
         )
@@ -97,19 +119,16 @@ def importance(store: d.FigureStore, model: EmberVLM, moment: Moment, found: Seq
     whole = [chain for chain in found if len(chain.steps) == len(d.REASONING_STEPS)]
     if not whole:
         return store.note(d.StepImportance, "no chain has all four steps")
-    moved = np.zeros((len(d.REASONING_STEPS), len(whole)))
-    start = 0
+    moved = []
     for part in chunks(whole, BATCH):
-        base = confidences(model, part, [chain.steps for chain in part])
-        for q in range(len(d.REASONING_STEPS)):
-            without = confidences(model, part, [c.ablated(chain.steps)[q] for chain in part])
-            moved[q, start : start + len(part)] = [np.abs(a - b).mean() for a, b in zip(base, without, strict=True)]
-        start += len(part)
+        without = ([c.ablated(chain.steps)[q] for chain in part] for q in range(len(d.REASONING_STEPS)))
+        base, *others = confidences(model, part, [chain.steps for chain in part], *without)
+        moved.append([[np.abs(a - b).mean() for a, b in zip(base, other, strict=True)] for other in others])
     store.write(
         d.StepImportance(
             np.array([moment.step]),
             d.REASONING_STEPS,
-            moved.mean(axis=1)[None],
+            np.concatenate(moved, axis=1).mean(axis=1)[None],
             method=METHOD,
             source=f"validation split, {len(whole)} whole chains written by the model",
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,9 @@ from embervlm.monitoring.data import FigureStore
 from embervlm.monitoring.measuring import stage1, stage2, stage3, stage4
 from embervlm.monitoring.measuring.moments import Moment, StageRun
 
-_MEASURES = {1: stage1.measure, 2: stage2.measure, 3: stage3.measure, 4: stage4.measure}
+Measure = Callable[[FigureStore, StageRun], float | None]
+#: What measures each stage. Some meet, on their way, the metric of what the stage started from, and return it.
+_MEASURES: dict[int, Measure] = {1: stage1.measure, 2: stage2.measure, 3: stage3.measure, 4: stage4.measure}
 
 
 def measure_stage(store: FigureStore, run: StageRun) -> dict[str, Any]:
@@ -23,13 +26,13 @@ def measure_stage(store: FigureStore, run: StageRun) -> dict[str, Any]:
         FigureDataError, MetricError: what was measured is no figure data, a number does not exist.
     """
     store.clear(f"stage{run.number}")
-    _MEASURES[run.number](store, run)
+    before = _MEASURES[run.number](store, run)
     definition = run.definition
     gained: dict[str, Any] = {"metric": definition.metric, "samples": len(run.validation)}
     # Training itself evaluated the product on these records.
     when, metrics = run.evaluations()
     known = metrics[definition.metric][when == run.product.step] if definition.metric in metrics else np.zeros(0)
-    gained["before"] = _metric(run, run.moments[0])
+    gained["before"] = _metric(run, run.moments[0]) if before is None or not np.isfinite(before) else before
     gained["after"] = float(known[-1]) if known.size and np.isfinite(known[-1]) else _metric(run, run.product)
     return gained
 
