@@ -40,7 +40,7 @@ from embervlm.data.readers.robot_selection import parts, read
 from embervlm.data.schema import Record
 from embervlm.evaluation.baselines import labels_of
 from embervlm.stages import get_stage
-from embervlm.stages.selection import calibrate, score_records
+from embervlm.stages.selection import RobotSelection, calibrate, score_records
 
 STAGE = 3
 #: A small encoder: there are no pictures here.
@@ -108,8 +108,10 @@ class Trial:
         self.config, self.folder, self.settings = config, folder, config.stage(STAGE)
         folder.mkdir(parents=True, exist_ok=True)
         self.manifest = prepare(config, runner=lambda jobs, make: map(make, jobs))
-        self.stage: Any = get_stage(STAGE, self.settings.losses)
-        self.stage.chain_share = self.stage.task_dropout = 0.0
+        stage = get_stage(STAGE, self.settings.losses)
+        assert isinstance(stage, RobotSelection)
+        stage.chain_share = stage.task_dropout = 0.0
+        self.stage = stage
         self.model, self.processor = new_model(config)
         self.stage.prepare(self.model, self.stage.phases[0])
         self.module = self.stage.module(self.model)

@@ -61,7 +61,7 @@ def test_efficiency_bubbles_frontier_and_citations() -> None:
 
 
 def test_bubble_area_is_memory() -> None:
-    np.testing.assert_allclose(bubble(np.array([100.0, 50.0, np.nan])), [900, 450, 40])
+    np.testing.assert_allclose(bubble(np.array([100.0, 50.0, np.nan])), [500, 250, 40])
 
 
 def test_peers_without_citation_are_refused() -> None:
