@@ -44,7 +44,7 @@ from ember_platform.serving.trial import (
 )
 
 CLIENTS = (1, 8, 32)
-#: What issue and document promise: p50 of one client by that of the bare server, throughput of 32 clients likewise.
+#: What the endpoint is meant to keep: p50 of one client by that of the bare server, throughput of 32 clients likewise.
 MOST_P50_RATIO, LEAST_THROUGHPUT_RATIO = 1.15, 1.5
 #: How much larger the server may be at the end of a soak than after its first quarter.
 MOST_GROWTH = 1.1
