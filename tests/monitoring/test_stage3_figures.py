@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import replace
 
 import numpy as np
@@ -198,7 +197,7 @@ def test_training_curves_end_where_told() -> None:
 
 def test_no_two_curves_look_alike() -> None:
     names = ("loss", *(f"term{i}_loss" for i in range(6)))
-    data = dataclasses.replace(samples.curves(), losses=names, values=np.ones((len(samples.curves().steps), 7)))
+    data = replace(samples.curves(), losses=names, values=np.ones((len(samples.curves().steps), 7)))
     figure, _ = DRAW.plot_training_curves(data, until=300, save=False)
     shown = [line for line in figure.axes[0].lines if not str(line.get_label()).startswith("_")]
     assert len({line.get_color() for line in shown}) == len(names)
