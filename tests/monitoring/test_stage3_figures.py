@@ -195,6 +195,14 @@ def test_training_curves_end_where_told() -> None:
     np.testing.assert_allclose(y, data.scores[:3, 0])
 
 
+def test_no_two_curves_look_alike() -> None:
+    names = ("loss", *(f"term{i}_loss" for i in range(6)))
+    data = replace(samples.curves(), losses=names, values=np.ones((len(samples.curves().steps), 7)))
+    figure, _ = DRAW.plot_training_curves(data, until=300, save=False)
+    shown = [line for line in figure.axes[0].lines if not str(line.get_label()).startswith("_")]
+    assert len({line.get_color() for line in shown}) == len(names)
+
+
 def test_reasoning_examples_say_what_was_right() -> None:
     figure, _ = DRAW.plot_reasoning_examples(
         ["look at the pier", "carry the box"], [["a", "b"], "c"], ["Drone", "Humanoid"], ["Drone", "Robot with Legs"],

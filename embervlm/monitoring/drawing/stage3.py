@@ -62,7 +62,7 @@ def layer_accuracy(figure: Figure, data: LayerAccuracy, palette: Palette) -> Non
         )
     mean = np.array([np.nan if np.isnan(v).all() else np.nanmean(v) for v in data.accuracy[-1].T])
     last.plot(data.layers, mean, color=INK, linewidth=2.2, label="mean", zorder=1.5)
-    last.set(xlabel="Layer", ylabel="Accuracy", ylim=(0, 1), title=f"All robots, step {data.steps[-1]:,}")
+    last.set(xlabel="Layer", ylabel="Accuracy", ylim=(0, 1.03), title=f"All robots, step {data.steps[-1]:,}")
     last.set_xticks(data.layers if len(data.layers) < 13 else data.layers[::2])
     parts.percent_axis(last.yaxis)
     last.legend(fontsize=7, ncols=2, loc="lower right")
@@ -317,9 +317,9 @@ def training_curves(figure: Figure, data: TrainingCurves, until: int, palette: P
     """Losses and validation metrics up to a step."""
     left, right = figure.subplots(1, 2)
     seen, judged = data.steps <= until, data.evaluations <= until
-    looks = palette.robots(["Drone", "Humanoid", "Wheeled", "Legged", "Underwater"])
+    looks = palette.robots(["Drone", "Humanoid", "Wheeled", "Legged", "Underwater", *data.losses[5:]])
     for k, name in enumerate(data.losses):
-        values, look = data.values[seen, k], looks[k % 5]
+        values, look = data.values[seen, k], looks[k]
         known = np.isfinite(values)
         if not known.any():
             continue
@@ -340,8 +340,8 @@ def training_curves(figure: Figure, data: TrainingCurves, until: int, palette: P
             label=f"{name}: {last}",
         )
     right.set(xlabel="Training step", ylabel="Validation metric", title="Validation", ylim=(0, 1.02))
-    for ax in (left, right):
+    for ax, place in ((left, "upper right"), (right, "lower right")):
         parts.step_axis(ax.xaxis)
         ax.set_xlim(0, until * 1.02)
-        ax.legend(fontsize=7)
+        ax.legend(fontsize=7, loc=place)
     figure.suptitle(f"Robot selection, until step {until:,}")
