@@ -112,6 +112,7 @@ class Trial:
         self.stage.chain_share = self.stage.task_dropout = 0.0
         self.model, self.processor = new_model(config)
         self.stage.prepare(self.model, self.stage.phases[0])
+        self.model.freeze_lowest(self.settings.pretrained_frozen)
         self.module = self.stage.module(self.model)
         self.optimizer = make_optimizer(
             self.settings.optimizer,
