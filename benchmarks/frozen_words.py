@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from benchmarks.text_sides import by_fleet, judged, public
@@ -36,12 +37,13 @@ from ember_platform.train.setup import new_model
 from embervlm import EmberVLM, EmberVLMProcessor
 from embervlm.data.prompts import robot_text
 from embervlm.data.schema import Record
+from embervlm.evaluation.baselines import labels_of
 from embervlm.fleet import Robot
 from embervlm.models.heads import Words
 from embervlm.models.layout import segment_mask
 from embervlm.stages import get_stage
 from embervlm.stages.losses import asking_loss, reason_loss
-from embervlm.stages.selection import RobotSelectionModule, calibrate, score_records, selection_inputs
+from embervlm.stages.selection import RobotSelectionModule, calibrate, selection_inputs
 from embervlm.world.ontology import REQUIREMENTS
 
 STAGE = 3
@@ -68,9 +70,8 @@ def main() -> int:
     settings = [f"stages.3.batch_size={given.tasks}", "stages.3.max_steps=null", *given.overrides]
     trial = Frozen(load_config(given.config, settings), given)
     trial.train()
-    sets = {"validation": trial.records["validation"], "test words": trial.split("test")}
-    if given.robot_data:
-        sets["public"] = public(given.robot_data)
+    sets = {"public": public(given.robot_data)} if given.robot_data else {}
+    sets["test words"] = trial.split("test")
     found = trial.whole(by_fleet(sets))
     print(json.dumps({"name": given.name, "rows": trial.rows, "best": found, "arguments": vars(given)}))
     return 0
@@ -228,15 +229,19 @@ class Frozen:
         if losses:
             row |= {name: round(float(np.mean([loss[name] for loss in losses])), 3) for name in losses[0]}
         sets = by_fleet({"validation": self.records["validation"]})
+        scores: list[NDArray[np.float32]] = []
+        labels: list[NDArray[np.float64]] = []
         for name, records in sets.items():
-            right: list[float] = []
             for first in range(0, len(records), 64):
-                batch = self.batch(records[first : first + 64])
-                scores, _, _ = self.module.scores(batch)
-                right += batch["robot_labels"].gather(1, scores.argmax(1, keepdim=True))[:, 0].tolist()
+                chosen = records[first : first + 64]
+                found, _, _ = self.module.scores(self.batch(chosen))
+                scores += [row[: len(r.robots)].numpy() for row, r in zip(found, chosen, strict=True)]
+                labels += [labels_of(r) for r in chosen]
+            right = [y[s.argmax()] > 0 for s, y in zip(scores[-len(records) :], labels[-len(records) :], strict=True)]
             row[name] = round(float(np.mean(right)), 4)
         row["validation"] = round(float(np.mean([row[name] for name in sets])), 4)
         if row["validation"] > max((r["validation"] for r in self.rows), default=-1.0):
+            calibrate(self.model, scores, labels)
             self.model.save_pretrained(self.folder / "best")
             self.processor.save_pretrained(self.folder / "best")
         self.rows.append(row)
@@ -244,11 +249,12 @@ class Frozen:
         (self.folder / "rows.json").write_text(json.dumps(self.rows, indent=1))
 
     def whole(self, sets: dict[str, list[Record]]) -> dict[str, float]:
-        """First choices of the best weights as a whole model, calibrated on the validation split."""
-        model = EmberVLM.from_pretrained(self.folder / "best")
-        calibrate(model, *score_records(model, self.processor, self.records["validation"][:256], 16))
-        model.save_pretrained(self.folder / "best")
-        return judged(model, self.processor, sets)
+        """First choices of the best weights as a whole model, its words read as they come."""
+        model, found = EmberVLM.from_pretrained(self.folder / "best"), {}
+        for name, records in sets.items():
+            found |= judged(model, self.processor, {name: records})
+            print(json.dumps(found), flush=True)
+        return found
 
 
 if __name__ == "__main__":
