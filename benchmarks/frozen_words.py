@@ -58,6 +58,8 @@ def main() -> int:
     flags.add_argument("--out", default="outputs/frozen_words")
     flags.add_argument("--steps", type=int, default=1500)
     flags.add_argument("--tasks", type=int, default=64, help="records of a step")
+    flags.add_argument("--records", type=int, default=6144, help="records of the train split that are read")
+    flags.add_argument("--judged", type=int, default=256, help="records of the other splits that are read")
     flags.add_argument("--rate", type=float, default=1e-3, help="the peak learning rate")
     flags.add_argument("--word_dropout", type=float, default=0.15, help="share of tokens that a step does not see")
     flags.add_argument("--state_dropout", type=float, default=0.1, help="share of the states' entries set to zero")
@@ -167,8 +169,9 @@ class Frozen:
         self.spent = 0.0
 
     def split(self, name: str) -> list[Record]:
-        """All records of a split."""
-        return list(Rows(self.manifest.paths(STAGE, name)))
+        """The first records of a split."""
+        rows = Rows(self.manifest.paths(STAGE, name))
+        return rows.take(range(min(len(rows), self.given.records if name == "train" else self.given.judged)))
 
     def read(self) -> None:
         """Every robot and task once, or what an earlier start of this trial read."""
@@ -199,7 +202,8 @@ class Frozen:
         while True:
             order = plan.epoch(epoch)
             for indices in order:
-                yield [self.records["train"][i] for i in indices]
+                if chosen := [self.records["train"][i] for i in indices if i < len(self.records["train"])]:
+                    yield chosen
             epoch += 1
 
     def train(self) -> None:
