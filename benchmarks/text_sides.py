@@ -114,6 +114,7 @@ class Trial:
         self.stage = stage
         self.model, self.processor = new_model(config)
         self.stage.prepare(self.model, self.stage.phases[0])
+        self.model.freeze_lowest(self.settings.pretrained_frozen)
         self.module = self.stage.module(self.model)
         self.optimizer = make_optimizer(
             self.settings.optimizer,

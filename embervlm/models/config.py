@@ -8,7 +8,11 @@ from typing import Any, ClassVar
 from transformers import AutoConfig, PretrainedConfig
 
 from embervlm.models.sources import MINILM, located
+from embervlm.world.lexicon.asks import KIND, MEDIA, MODES
 from embervlm.world.ontology import REQUIREMENTS
+
+#: What a task in free words may ask for, by name (`Asks.atoms` of the lexicon), in a fixed order.
+NAMED_KINDS: tuple[str, ...] = (*MEDIA[1:], *(atom for atom in KIND if atom not in MODES))
 
 #: Special tokens that every tokenizer of an EmberVLM has. The first four are the product's interface; `<|step|>`
 #: opens a reasoning step, `<|robot|>` is a mention of a robot whose referent the pointer chooses.
@@ -118,6 +122,8 @@ class EmberVLMConfig(PretrainedConfig):
             encoder.
         pair_reading: whether the task is read once more for every robot, with the robot's words in sight. A request
             then costs a task's tokens per robot; the words of both meet in every layer instead of in one token.
+        word_kinds: kinds of requirement that are read from the words of robots and tasks alone: first `requirements`,
+            then `NAMED_KINDS`, and others that have no name. 0: none are read so.
         requirements: kinds of requirement that the selection tokens give as reasons.
         token_ids: ids of "pad", "bos", "eos" and of `SPECIAL_TOKENS` in the tokenizer; set by the processor.
     """
@@ -146,6 +152,7 @@ class EmberVLMConfig(PretrainedConfig):
         team_threshold: float = 0.5,
         similarity: float = 0.0,
         pair_reading: bool = False,
+        word_kinds: int = 0,
         requirements: Sequence[str] = REQUIREMENTS,
         token_ids: dict[str, int] | None = None,
         **kwargs: Any,
@@ -176,6 +183,10 @@ class EmberVLMConfig(PretrainedConfig):
         self.team_threshold = team_threshold
         self.similarity = similarity
         self.pair_reading = pair_reading
+        least = len(requirements) + len(NAMED_KINDS)
+        if word_kinds and word_kinds < least:
+            raise ValueError(f"word_kinds: {word_kinds} is not enough for the {least} that have a name; 0 reads none")
+        self.word_kinds = word_kinds
         self.requirements = list(requirements)
         self.token_ids = dict(token_ids) if token_ids else OWN_TOKEN_IDS.copy()
         super().__init__(**kwargs)

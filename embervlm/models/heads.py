@@ -6,6 +6,7 @@ Shape legend: B batch, P visual tokens, N robots, T text tokens, D decoder width
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -48,13 +49,23 @@ class AttentionPool(nn.Module):
         return nn.functional.normalize(self.project(pooled).float(), dim=-1)
 
 
+@dataclass
+class Words:
+    """What robots' and tasks' words alone tell of a choice; entries that a model has not are None."""
+
+    summaries: Tensor  # (B, N, D) robots
+    asked: Tensor  # (B, D) tasks
+    asks: Tensor | None = None  # (B, K) log-odds that a kind of requirement is asked for
+    lacks: Tensor | None = None  # (B, N, K) log-odds that a robot lacks it
+
+
 class SelectionHead(nn.Module):
     """A robot's score from its selection token: the log-odds that it can do the task.
 
     The token also tells the reasons: per kind of requirement, whether the task asks for it here and whether the robot
     lacks it. A robot is able when it lacks nothing, so the score starts from the log-odds of that conjunction; a free
     term carries what the kinds do not name, and, in a head made with `similar`, another how close robot and task are in
-    meaning.
+    meaning. Kinds that are read from the words alone (`KindReader`) count as those of the tokens do.
     """
 
     def __init__(self, width: int, kinds: int, similar: bool = False) -> None:
@@ -76,7 +87,7 @@ class SelectionHead(nn.Module):
         if self.closeness is None:
             raise ValueError("a selection head made without `similar` cannot start as a similarity")
         self.closeness.fill_(weight)
-        for last in (self.score, self.lacks):
+        for last in (self.score, self.needs, self.lacks):
             nn.init.zeros_(last.weight)
         nn.init.constant_(self.lacks.bias, -4.0)  # nearly nothing is lacking: so many kinds would add up
         # A likeness as strangers have it starts as improbable as most robots are unfit. A bias learns slowly; until it
@@ -85,19 +96,57 @@ class SelectionHead(nn.Module):
         odds = able - torch.log(-torch.expm1(able))
         nn.init.constant_(self.score.bias, -float(odds) - _STRANGERS * weight - 1.0)
 
-    def forward(self, tokens: Tensor, summaries: Tensor, asked: Tensor) -> tuple[Tensor, Tensor]:
-        """What the selection tokens found (B, N, D), robots (B, N, D) and tasks (B, D) to scores and reasons.
+    def forward(self, tokens: Tensor, words: Words) -> tuple[Tensor, Tensor]:
+        """What the selection tokens found (B, N, D), and what the words alone tell, to scores and reasons.
 
         Returns:
             Scores (B, N) and reasons (B, N, 2, K), log-odds of needing and of lacking; float32.
         """
         inner = nn.functional.gelu(self.hidden(self.norm(tokens)))
-        lacks = self.lacks(inner).float()
-        able = nn.functional.logsigmoid(-lacks).sum(dim=-1).clamp(-30.0, -1e-5)
+        needs, lacks = self.needs(inner).float(), self.lacks(inner).float()
+        able = nn.functional.logsigmoid(-lacks).sum(dim=-1)
+        if words.asks is not None and words.lacks is not None:
+            told, kinds = both(words.asks[:, None], words.lacks), lacks.shape[-1]
+            able = able + nn.functional.logsigmoid(-told).sum(dim=-1)
+            needs = needs + words.asks[:, None, :kinds]
+            lacks = -both(-lacks, -told[..., :kinds])  # found by either
+        able = able.clamp(-30.0, -1e-5)
         score = self.score(inner).squeeze(-1).float() + able - torch.log(-torch.expm1(able))
         if self.closeness is not None:
-            score = score + self.closeness * similarity(summaries, asked)
-        return score, torch.stack([self.needs(inner).float(), lacks], dim=2)
+            score = score + self.closeness * similarity(words.summaries, words.asked)
+        return score, torch.stack([needs, lacks], dim=2)
+
+
+class KindReader(nn.Module):
+    """What a text says of each kind of requirement: every kind looks for the words that tell of it."""
+
+    def __init__(self, width: int, kinds: int, inner: int = 192) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.hidden = nn.Linear(width, inner)
+        self.weigh = nn.Linear(inner, kinds)
+        self.tell = nn.Linear(inner, kinds)
+
+    @torch.no_grad()
+    def start_quiet(self) -> None:
+        """Begin with hardly anything asked for or lacking."""
+        for layer in (self.hidden, self.weigh, self.tell):
+            nn.init.normal_(layer.weight, std=0.05)
+            nn.init.zeros_(layer.bias)
+        nn.init.constant_(self.tell.bias, -3.0)
+
+    def forward(self, hidden: Tensor, mask: Tensor) -> Tensor:
+        """States of texts (R, L, D) with mask (R, L) → log-odds (R, K), float32."""
+        inner = nn.functional.gelu(self.hidden(self.norm(hidden)))
+        weights = self.weigh(inner).float().masked_fill(~mask.bool()[:, :, None], -1e4).softmax(dim=1)
+        return (weights * self.tell(inner).float()).sum(dim=1)
+
+
+def both(first: Tensor, second: Tensor) -> Tensor:
+    """The log-odds that two independent things both hold, of their log-odds; stable at both ends."""
+    first, second = torch.broadcast_tensors(first, second)
+    neither = torch.logsumexp(torch.stack([torch.zeros_like(first), first, second]), dim=0)
+    return first + second - neither
 
 
 def similarity(summaries: Tensor, asked: Tensor) -> Tensor:

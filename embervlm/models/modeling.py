@@ -20,9 +20,11 @@ from embervlm.models.generation import WritingMixin
 from embervlm.models.heads import (
     AttentionPool,
     FusionAdapter,
+    KindReader,
     ReasoningModule,
     RobotReference,
     SelectionHead,
+    Words,
 )
 from embervlm.models.language import LanguageModel, PrefixCache, gathered, join
 from embervlm.models.layout import GENERATED, PAD, SELECT, SELECT_REASONED, query_mask, segment_mask, spent_mentions
@@ -41,16 +43,19 @@ class FleetState:
     cache: PrefixCache  # (R, H, L, d) per layer
     summaries: Tensor  # (R, D)
     token_mask: Tensor  # (R, L) boolean
+    lacks: Tensor | None = None  # (R, K) log-odds that a robot's words tell of a lack, where the model reads kinds
 
     @classmethod
     def gathered(cls, parts: Sequence[tuple[FleetState, Tensor]]) -> FleetState:
         """The given rows (long) of several states as one, in the order given."""
         length = max(state.token_mask.shape[1] for state, _ in parts)
         masks = [state.token_mask[rows] for state, rows in parts]
+        lacks = [state.lacks[rows] for state, rows in parts if state.lacks is not None]
         return cls(
             gathered([(state.cache, rows) for state, rows in parts]),
             torch.cat([state.summaries[rows] for state, rows in parts]),
             torch.cat([nn.functional.pad(mask, (0, length - mask.shape[1])) for mask in masks]),
+            torch.cat(lacks) if lacks else None,
         )
 
 
@@ -61,14 +66,18 @@ class Context:
     cache: PrefixCache
     fleet_mask: Tensor  # (B, N, L)
     robot_mask: Tensor  # (B, N)
-    summaries: Tensor  # (B, N, D)
-    asked: Tensor  # (B, D) the task in one vector, pooled as a robot is
+    words: Words  # robots and task, each pooled to one vector, and the kinds of requirement that their words tell of
     pairs: Tensor  # (B, N, D) the task as read beside each robot, pooled alike; zeros where pairs are not read
     prefix_mask: Tensor  # (B, C)
     next_position: Tensor  # (B,)
     kinds: Tensor  # (B, G) kinds of the query tokens so far
     scores: Tensor | None = None  # (B, N) direct scores, once they were asked for
     selected: Tensor | None = None  # (B, N, D) states of the direct selection tokens
+
+    @property
+    def summaries(self) -> Tensor:
+        """One vector per robot (B, N, D)."""
+        return self.words.summaries
 
 
 @dataclass
@@ -105,6 +114,9 @@ class EmberVLM(SelectionMixin, WritingMixin, PreTrainedModel):
         self.logit_scale = nn.Parameter(torch.tensor(2.66))  # ln(1/0.07), as CLIP starts (arXiv:2103.00020)
         self.reference = RobotReference(width)
         self.selection = SelectionHead(width, len(config.requirements), similar=config.similarity > 0)
+        kinds = config.word_kinds
+        self.lacking = KindReader(width, kinds) if kinds else None
+        self.asking = KindReader(width, kinds) if kinds else None
         self.reasoning = ReasoningModule(width)
         self.post_init()
         # The decoder sits inside a plain module, where transformers does not look for tied weights.
@@ -145,6 +157,20 @@ class EmberVLM(SelectionMixin, WritingMixin, PreTrainedModel):
             parts.append(self.vision)
         return [parameter for part in parts for parameter in part.parameters()]
 
+    def freeze_lowest(self, layers: int) -> None:
+        """Keep a pretrained text side's embeddings and so many lowest layers as they are; nothing where layers is 0.
+
+        Raises:
+            ValueError: the text side was not pretrained, or has not so many layers.
+        """
+        if layers and not self.config.language:
+            raise ValueError("pretrained_frozen: the text side is new, and would be frozen at random weights")
+        if layers > len(self.language.layers):
+            raise ValueError(f"pretrained_frozen: {layers} of {len(self.language.layers)} layers")
+        lowest: list[nn.Module] = list(self.language.layers[:layers])
+        for part in [self.language.decoder.get_input_embeddings(), *lowest] if layers else []:
+            part.requires_grad_(False)
+
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         # timm initialises the vision encoder and the decoder initialises itself; the heads are ours.
@@ -161,6 +187,8 @@ class EmberVLM(SelectionMixin, WritingMixin, PreTrainedModel):
         elif isinstance(module, SelectionHead):
             if module.closeness is not None:
                 module.closeness.zero_()
+        elif isinstance(module, KindReader):
+            module.start_quiet()
         elif isinstance(module, EmberVLM):
             module.logit_scale.fill_(2.66)
 
@@ -173,7 +201,8 @@ class EmberVLM(SelectionMixin, WritingMixin, PreTrainedModel):
     def read_robots(self, input_ids: Tensor, attention_mask: Tensor) -> FleetState:
         """Robots' descriptions (R, L) → their state. Each robot sees only itself, from position 0."""
         hidden, cache = self._segments(input_ids, attention_mask)
-        return FleetState(cache, self.reference.summaries(hidden, attention_mask), attention_mask.bool())
+        lacks = None if self.lacking is None else self.lacking(hidden, attention_mask)
+        return FleetState(cache, self.reference.summaries(hidden, attention_mask), attention_mask.bool(), lacks)
 
     def _segments(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, PrefixCache]:
         mask = segment_mask(attention_mask, self.config.prefix_attention == "bidirectional")
@@ -235,16 +264,23 @@ class EmberVLM(SelectionMixin, WritingMixin, PreTrainedModel):
             robot_index = torch.zeros(samples, 0, dtype=torch.long, device=device)
             fleet_mask = torch.zeros(samples, 0, 0, dtype=torch.bool, device=device)
             summaries = torch.zeros(samples, 0, self.language.width, device=device)
+            lacks = None
         else:
             rows = robot_index.clamp_min(0)
             fleet_mask = fleet.token_mask[rows] & (robot_index >= 0)[:, :, None]
             summaries = fleet.summaries[rows]
+            lacks = None if fleet.lacks is None else fleet.lacks[rows]
+        task = hidden[:, -input_ids.shape[1] :]
         context = Context(
             cache=join(fleet.cache if fleet else None, robot_index.clamp_min(0), cache),
             fleet_mask=fleet_mask,
             robot_mask=robot_index >= 0,
-            summaries=summaries,
-            asked=self.reference.summaries(hidden[:, -input_ids.shape[1] :], attention_mask),
+            words=Words(
+                summaries=summaries,
+                asked=self.reference.summaries(task, attention_mask),
+                asks=None if self.asking is None else self.asking(task, attention_mask),
+                lacks=lacks,
+            ),
             pairs=self._read_pairs(input_ids, attention_mask, fleet, robot_index),
             prefix_mask=mask,
             next_position=start + count + attention_mask.sum(dim=1),
@@ -380,7 +416,7 @@ class EmberVLM(SelectionMixin, WritingMixin, PreTrainedModel):
         if select:
             # Before the text, which may look at what is found here.
             selected = self.query(context, *self.selection_tokens(context, SELECT)) + context.pairs
-            scores, output.reasons = self.selection(selected, context.summaries, context.asked)
+            scores, output.reasons = self.selection(selected, context.words)
             output.scores = scores.masked_fill(~context.robot_mask, -1e4)
             context.scores, context.selected = output.scores, selected
         if generated_ids is None or generated_mask is None:

@@ -16,8 +16,9 @@ from embervlm.data.prompts import UNKNOWN_TASK, chain_pieces, plan_pieces
 from embervlm.data.schema import Record
 from embervlm.evaluation.calibration import fit_calibration
 from embervlm.fleet import Fleet, Robot
+from embervlm.models.config import NAMED_KINDS
 from embervlm.stages.base import Batch, Gather, Stage, StageModule, draws
-from embervlm.stages.losses import language_loss, pointer_loss, reason_loss, selection_losses
+from embervlm.stages.losses import asking_loss, language_loss, pointer_loss, reason_loss, selection_losses
 from embervlm.world.ontology import REQUIREMENTS
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ class RobotSelectionModule(StageModule):
         fleet = model.read_robots(batch["robot_input_ids"], batch["robot_attention_mask"])
         features = self.image_features(batch)
         chained = batch["chain_input_ids"].shape[0] if "chain_input_ids" in batch else 0
-        scores, reasons, losses = [], [], {}
+        scores, reasons, asked, losses = [], [], [], {}
         for prefix, rows in ((_CHAIN, slice(0, chained)), ("", slice(chained, None))):
             if f"{prefix}input_ids" not in batch:
                 continue
@@ -55,9 +56,12 @@ class RobotSelectionModule(StageModule):
             )
             scores.append(output.scores)
             reasons.append(output.reasons)
+            asked.append(output.context.words.asks)
             if prefix:
                 losses = chain_losses(model, output, batch)
         losses["reason_loss"] = reason_loss(torch.cat(reasons), batch["reason_labels"], batch["robot_index"] >= 0)
+        if model.config.word_kinds:
+            losses["asking_loss"] = asking_loss(torch.cat(asked)[:, len(REQUIREMENTS) :], batch["asked_labels"])
         return self._combine(torch.cat(scores), batch, losses)
 
     def _combine(self, scores: Tensor, batch: Batch, losses: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -100,7 +104,8 @@ class RobotSelection(Stage):
         """Fusion, language, selection, mentions, and the reasoning head that writes chains."""
         head = model.reasoning
         writing: list[nn.Module | nn.Parameter] = [head.reasoning_norm, head.reasoning_up, head.reasoning_down]
-        return [model.fusion, model.language, model.reference, model.selection, *writing]
+        readers = [reader for reader in (model.asking, model.lacking) if reader is not None]
+        return [model.fusion, model.language, model.reference, model.selection, *readers, *writing]
 
     def module(self, model: EmberVLM) -> RobotSelectionModule:
         """The model with the selection loss."""
@@ -178,6 +183,7 @@ def selection_inputs(
             labels[i, j] = float(name in record.labels)
     batch["robot_labels"] = labels
     batch["reason_labels"] = _reasons(records, fleets, labels.shape)
+    batch["asked_labels"] = asked_labels(records)
     tasks = [UNKNOWN_TASK if d else r.instruction for r, d in zip(records, no_task, strict=True)]
     return batch, tasks, fleets
 
@@ -195,6 +201,15 @@ def _reasons(records: Sequence[Record], fleets: Sequence[Fleet], shape: torch.Si
                 for kind in found:
                     reasons[i, j, row, kinds[kind]] = 1
     return torch.from_numpy(reasons)
+
+
+def asked_labels(records: Sequence[Record]) -> Tensor:
+    """Which of `NAMED_KINDS` each task in free words asks for (B, K), -1 where a record does not say."""
+    asked = np.full((len(records), len(NAMED_KINDS)), -1.0, np.float32)
+    for i, record in enumerate(records):
+        if "asks" in record.tags:
+            asked[i] = [float(name in record.tags["asks"]) for name in NAMED_KINDS]
+    return torch.from_numpy(asked)
 
 
 def fleet_group(record: Record) -> str:

@@ -129,6 +129,11 @@ class StageConfig(Section):
         description="learning rate of parts that were pretrained (model.language, model.vision_weights) as a share of "
         "learning_rate, 0 to 1",
     )
+    pretrained_frozen: int = Field(
+        default=0,
+        ge=0,
+        description="lowest layers of a pretrained text side that do not train, nor do its embeddings; 0: all train",
+    )
     weight_decay: float = Field(default=0.01, ge=0, description="weight decay of matrices, at least 0")
     warmup_ratio: float = Field(default=0.05, ge=0, le=1, description="share of the steps that warm up, 0 to 1")
     min_lr_ratio: float = Field(
@@ -312,8 +317,9 @@ class RunConfig(Section):
         number of workers, which changes neither the order of samples nor the global batch.
         """
         stage = self.stage(number).model_dump(mode="json", exclude={"keep", "save_every", "log_every"})
-        if stage["pretrained_rate"] == 1:
-            del stage["pretrained_rate"]  # as before there was such a field
+        for name, usual in (("pretrained_rate", 1), ("pretrained_frozen", 0)):
+            if stage[name] == usual:
+                del stage[name]  # as before there was such a field
         # A weight of 1 is what a source has that is not named.
         stage["mixing"] = {source: weight for source, weight in stage["mixing"].items() if weight != 1}
         as_ever = {"match"} if self.teacher.match == "auto" else set()

@@ -54,6 +54,7 @@ def tiny(model_type: str = "qwen3", pair_reading: bool = False) -> EmberVLM:
         projection_dim=16,
         max_robot_tokens=256,
         similarity=2.0 if model_type == "bert" else 0.0,
+        word_kinds=64 if model_type == "bert" else 0,
         pair_reading=pair_reading,
     )
     corpus = [robot_text(robot) for robot in default_fleet()] * 3 + [TASK] * 3

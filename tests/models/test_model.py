@@ -14,6 +14,7 @@ from transformers import AutoModel, AutoProcessor
 from embervlm import EmberVLM, EmberVLMConfig, EmberVLMProcessor, Fleet, Robot
 from embervlm.data.images import ImageError, open_image
 from embervlm.fleet import FleetError
+from embervlm.models.heads import Words
 from embervlm.stages import get_stage
 from tests.models.fakes import TASK, tiny
 
@@ -55,6 +56,7 @@ def test_only_models_with_a_similarity_have_its_weight(preset: str, there: bool)
     model = tiny("bert") if there else EmberVLM(EmberVLMConfig.preset(preset))
     assert ("selection.closeness" in model.state_dict()) == there
     assert ("selection.closeness" in dict(model.named_parameters())) == there
+    assert any(name.startswith(("asking.", "lacking.")) for name in model.state_dict()) == there
     if not there:
         with pytest.raises(ValueError, match="similar"):
             model.selection.start_as_similarity(10.0)
@@ -64,8 +66,8 @@ def test_the_similarity_moves_scores_only_where_the_model_has_its_weight() -> No
     plain, close = tiny(), tiny("bert")
     tokens, robots, asked = torch.randn(2, 3, 32), torch.randn(2, 3, 32), torch.randn(2, 32)
     with torch.no_grad():
-        unmoved = [plain.selection(tokens, r, asked)[0] for r in (robots, -robots)]
-        moved = [close.selection(tokens, r, asked)[0] for r in (robots, -robots)]
+        unmoved = [plain.selection(tokens, Words(r, asked))[0] for r in (robots, -robots)]
+        moved = [close.selection(tokens, Words(r, asked))[0] for r in (robots, -robots)]
     assert torch.equal(*unmoved)
     cosine = torch.nn.functional.cosine_similarity(robots, asked[:, None], dim=-1)
     torch.testing.assert_close(moved[0] - moved[1], 2 * 2.0 * cosine)

@@ -128,6 +128,6 @@ def layer_scores(model: EmberVLM, records: Sequence[Record]) -> NDArray[np.float
             context = model(**to_device(batch, model.device), select=True).context
         order = torch.tensor([[fleet.names.index(name) for name in names] for fleet in fleets], device=model.device)
         judged = [norm(state) + context.pairs for state in states]
-        scores = [model.selection(s, context.summaries, context.asked)[0].gather(1, order) for s in judged]
+        scores = [model.selection(s, context.words)[0].gather(1, order) for s in judged]
         found.append(torch.stack(scores).float().cpu().numpy())
     return np.concatenate(found, axis=1).astype(float)

@@ -218,6 +218,7 @@ class _Worker:
     def prepare(self, phase: int) -> None:
         """Set what trains; with ZeRO-3 a frozen encoder is fused while its weights are whole, not in the first step."""
         self.stage.prepare(self.model, self.stage.phases[phase])
+        self.model.freeze_lowest(self.settings.pretrained_frozen)
         vision = self.model.vision
         if self.settings.zero_stage == 3 and not any(p.requires_grad for p in vision.parameters()):
             with self.backend.whole() if self.backend is not None else contextlib.nullcontext():
