@@ -10,6 +10,7 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -79,6 +80,25 @@ def parser() -> argparse.ArgumentParser:
     figures.add_argument("--report", action="store_true", help="write report.html, report.pdf and figures/latex/, too")
     figures.add_argument("--json", action="store_true", help="print JSON")
     figures.set_defaults(run=_figures)
+
+    suites = commands.add_parser("evaluate", help="measure a model on a suite, beside its baselines")
+    suites.add_argument("--model", type=Path, required=True, metavar="DIR", help="a saved model, e.g. outputs/final")
+    suites.add_argument("--suite", required=True, help="world, public-tasks, fleets, counterfactual or photos")
+    suites.add_argument(
+        "--data",
+        type=Path,
+        metavar="PATH",
+        help="world, counterfactual: a run's data folder (default: data beside the model's folder, else made anew); "
+        "public-tasks: robot-selection JSON, a file or a folder; photos: a folder with labels.csv",
+    )
+    suites.add_argument("--limit", type=int, metavar="N", help="records at most")
+    suites.add_argument("--seed", type=int, default=0, help="of choices and of records that are made (default: 0)")
+    suites.add_argument("--reasoning", action="store_true", help="answer after the chain (slow); beside it: without")
+    suites.add_argument("--no-baselines", action="store_true", help="the model alone")
+    suites.add_argument("--batch-size", type=int, default=64, metavar="N", help="records per pass (default: 64)")
+    suites.add_argument("--out", type=Path, metavar="FILE", help="write the figures as JSON, with a row per record")
+    suites.add_argument("--json", action="store_true", help="print JSON (without the rows)")
+    suites.set_defaults(run=_evaluate)
     return program
 
 
@@ -185,6 +205,34 @@ def _select(args: argparse.Namespace) -> None:
         print(f"\n{answer['reasoning']}")
     for step in answer["plan"]:
         print(f"{step['order']}. {step['subtask']} ({step['robot']})")
+
+
+# ------------------------------------------------------------------ evaluate
+
+
+def _evaluate(args: argparse.Namespace) -> None:
+    _positive("--batch-size", args.batch_size)
+    from embervlm.evaluation import write_json
+    from embervlm.evaluation.asking import Asker
+    from embervlm.evaluation.suites import Options, check, run_suite
+
+    data = args.data
+    if data is None and args.suite in ("world", "counterfactual") and (args.model.parent / "data").is_dir():
+        data = args.model.parent / "data"
+    options = Options(data, args.limit, args.seed, not args.no_baselines, args.reasoning)
+    check(args.suite, options)  # before the model is read
+    model = _load(args.model)
+    options = replace(options, image_size=model.config.image_size)
+    result = run_suite(args.suite, Asker(model, batch_size=args.batch_size), options)
+    content = {"model": str(args.model), "seed": args.seed, "reasoning": args.reasoning, **result.to_dict()}
+    if args.out is not None:
+        write_json(args.out, content)
+    if args.json:
+        print(json.dumps({key: value for key, value in content.items() if key != "tables"}, indent=2))
+        return
+    print(result.table())
+    if args.out is not None:
+        print(f"wrote {args.out}")
 
 
 # --------------------------------------------------------------------- world

@@ -111,3 +111,30 @@ def test_world_draws_a_sheet(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert main(argv) == 0
     assert first["records"][2]["instruction"] in capsys.readouterr().out
     assert sheet.read_bytes() == pixels
+
+
+def test_evaluate_writes_a_suite_and_prints_its_table(
+    nano_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "fleets.json"
+    ask = ["evaluate", "--model", str(nano_folder), "--suite", "fleets", "--limit", "6", "--no-baselines"]
+    assert main([*ask, "--out", str(out)]) == 0
+    printed = capsys.readouterr().out
+    assert printed.startswith("fleets: ")
+    content = json.loads(out.read_text())
+    assert content["model"] == str(nano_folder)
+    assert content["samples"] == len(content["tables"]["predictions"]) <= 6
+    assert set(content["metrics"]["first_choice"]) == {"value", "low", "high", "samples"}
+    assert main([*ask, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["metrics"] == content["metrics"], "the same seed gives the same figures"
+
+
+def test_evaluate_refuses_before_it_reads_a_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = str(tmp_path)
+    assert "there are world" in fails(capsys, "evaluate", "--model", model, "--suite", "moon")
+    assert "labels.csv" in fails(capsys, "evaluate", "--model", model, "--suite", "photos")
+    assert "give --data" in fails(capsys, "evaluate", "--model", model, "--suite", "public-tasks")
+    missing = str(tmp_path / "none.json")
+    assert "none.json" in fails(capsys, "evaluate", "--model", model, "--suite", "public-tasks", "--data", missing)
+    assert "config.json" in fails(capsys, "evaluate", "--model", model, "--suite", "fleets")
+    assert "--limit" in fails(capsys, "evaluate", "--model", model, "--suite", "fleets", "--limit", "0")

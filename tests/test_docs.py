@@ -7,6 +7,7 @@ targets, the argument parsers, the configuration. A kind of command that is not 
 from __future__ import annotations
 
 import importlib.util
+import json
 import re
 import shlex
 import shutil
@@ -19,6 +20,8 @@ from types import ModuleType
 
 import pytest
 from PIL import Image
+
+from embervlm.fleet import default_fleet
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
@@ -118,10 +121,19 @@ def check_command(line: str) -> None:
 
 @pytest.fixture
 def workplace(nano_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder in which what the documents name is there: a trained model, a picture, a fleet."""
+    """A folder in which what the documents name is there: a model, a picture, a fleet, tasks, photographs."""
     shutil.copytree(nano_folder, tmp_path / "outputs" / "final")
     Image.new("RGB", (320, 240), "steelblue").save(tmp_path / "scene.jpg")
     (tmp_path / "fleet.yaml").write_text(dict(blocks("yaml"))["docs/datasets/ROBOT_SELECTION_DATA.md"])
+    five = default_fleet()
+    told = "\n".join(f"{robot.name}:\n  capabilities: {', '.join(robot.capabilities)}" for robot in five)
+    instruction = f"Robots: {', '.join(five.names)}.\n{told}"
+    items = [{"instruction": instruction, "input": f"Task: {i}", "output": name} for i, name in enumerate(five.names)]
+    (tmp_path / "robot-selection-dataset").mkdir()
+    (tmp_path / "robot-selection-dataset" / "tasks.json").write_text(json.dumps(items))
+    (tmp_path / "photographs").mkdir()
+    shutil.copy(tmp_path / "scene.jpg", tmp_path / "photographs")
+    (tmp_path / "photographs" / "labels.csv").write_text("file,environment\nscene.jpg,harbour\n")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

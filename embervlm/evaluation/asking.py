@@ -7,14 +7,17 @@ task and fleet (labels, tags, reference texts) stays on this side.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from embervlm.data.prompts import robot_text
 from embervlm.data.schema import Record
 from embervlm.evaluation.baselines import Answers, names_of
 from embervlm.evaluation.metrics import MetricError
+from embervlm.fleet import Robot
 
 
 class Model(Protocol):
@@ -57,6 +60,18 @@ class Asker:
             answers[place] = answer
         return answers
 
+    def shortened(self, records: Sequence[Record]) -> tuple[list[Record], int]:
+        """The records with every robot's description cut to what the model reads, and how many records were cut.
+
+        Words leave from the end: a model that reads less answers with less. Labels stay.
+        """
+        processor = self.model.processor
+        if processor is None:
+            return list(records), 0
+        short = [[_cut(robot, processor) for robot in record.robots] for record in records]
+        found = [replace(record, robots=robots) for record, robots in zip(records, short, strict=True)]
+        return found, sum(robots != record.robots for record, robots in zip(records, short, strict=True))
+
     def images(self, images: Sequence[Any]) -> NDArray[Any]:
         """(n, D) unit vectors of pictures."""
         return self.model.encode_images(list(images), batch_size=self.batch_size)
@@ -68,6 +83,23 @@ class Asker:
     def write(self, requests: Sequence[dict[str, Any]], max_new_tokens: int) -> list[str]:
         """One greedy text per request `{"image", "prompt"}`."""
         return self.model.generate_texts(list(requests), max_new_tokens=max_new_tokens, batch_size=self.batch_size)
+
+
+def _cut(robot: dict[str, Any], processor: Any) -> dict[str, Any]:
+    """A robot without the last words of its last list, as many as do not fit."""
+    lists = {key: list(robot.get(key) or []) for key in ("capabilities", "limitations", "environments")}
+    found = dict(robot)
+    while any(lists.values()):
+        excess = len(processor.words(robot_text(Robot.from_dict(found)))) - processor.max_robot_tokens
+        if excess <= 0:
+            return found
+        key = [key for key, entries in lists.items() if entries][-1]
+        words = lists[key].pop().split()
+        # A word has about three tokens at most; what is still too long is cut again.
+        rest = " ".join(words[: -max(1, excess // 3)])
+        lists[key] += [rest] if rest else []
+        found = {**robot, **lists}
+    return found
 
 
 def request(record: Record, **changes: Any) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,9 @@ from numpy.typing import NDArray
 
 from embervlm.data.schema import Record
 from embervlm.evaluation import metrics as m
+
+#: Learns from the first records and answers the second.
+Learner = Callable[[Sequence[Record], Sequence[Record]], "Answers"]
 
 #: Interactions of task words and robot words are hashed into this many columns.
 _CROSS_COLUMNS = 2**18
@@ -211,6 +214,23 @@ def folds_by_task(records: Sequence[Record], folds: int = 5, seed: int = 0) -> l
     return [[i for i, text in enumerate(texts) if fold[text] == k] for k in range(folds)]
 
 
+def fold_answers(records: Sequence[Record], answer: Learner, folds: int = 5, seed: int = 0) -> Answers:
+    """A learner's answers to all records, each given by what did not see its task.
+
+    Raises:
+        MetricError: fewer distinct task texts than folds.
+    """
+    confidence: list[Any] = [None] * len(records)
+    sent: list[Any] = [None] * len(records)
+    for chosen in folds_by_task(records, folds, seed):
+        held = set(chosen)
+        train = [r for i, r in enumerate(records) if i not in held]
+        answers = answer(train, [records[i] for i in chosen])
+        for place, i in enumerate(chosen):
+            confidence[i], sent[i] = answers.confidence[place], answers.sent[place]
+    return Answers(confidence, sent)
+
+
 def evaluate_folds(records: Sequence[Record], folds: int = 5, seeds: Sequence[int] = (0, 1, 2, 3, 4)) -> dict[str, Any]:
     """TF-IDF + logistic regression and the majority on robot-selection records, cross-validated by task text.
 
@@ -219,17 +239,10 @@ def evaluate_folds(records: Sequence[Record], folds: int = 5, seeds: Sequence[in
         a figure of one seed is over all records, each answered by the model that did not see its task.
     """
     found: dict[str, list[dict[str, float]]] = {"tfidf": [], "majority": []}
+    learners: dict[str, Learner] = {"tfidf": tfidf, "majority": majority}
     for seed in seeds:
-        for name, answer in (("tfidf", tfidf), ("majority", majority)):
-            confidence: list[Any] = [None] * len(records)
-            sent: list[Any] = [None] * len(records)
-            for chosen in folds_by_task(records, folds, seed):
-                held = set(chosen)
-                train = [r for i, r in enumerate(records) if i not in held]
-                answers = answer(train, [records[i] for i in chosen])
-                for place, i in enumerate(chosen):
-                    confidence[i], sent[i] = answers.confidence[place], answers.sent[place]
-            found[name].append(answer_figures(Answers(confidence, sent), records))
+        for name, answer in learners.items():
+            found[name].append(answer_figures(fold_answers(records, answer, folds, seed), records))
     result: dict[str, Any] = {"folds": folds, "seeds": len(seeds), "records": len(records)}
     result["tasks"] = len({" ".join(r.instruction.lower().split()) for r in records})
     for name, rows in found.items():

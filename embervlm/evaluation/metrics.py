@@ -8,11 +8,12 @@ is better. Robots stand in fleet order in all three, and no figure depends on th
 Sources: sample IoU, Hamming, micro and macro F1 as in scikit-learn's multi-label metrics
 (`jaccard_score(average="samples")` with empty/empty = 1, `hamming_loss`, `f1_score`); recall@k as in
 the image-text retrieval literature (Karpathy & Fei-Fei, 2015); Kendall's tau-b through scipy;
-percentile bootstrap after Efron & Tibshirani (1993).
+percentile bootstrap after Efron & Tibshirani (1993), scipy's.
 """
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import Any
 
@@ -160,17 +161,21 @@ def infeasible_rate(sent: Ragged, can: Ragged) -> float | None:
     return float((s & ~c).sum() / s.sum()) if s.any() else None
 
 
-def both_right(hits: Sequence[bool] | NDArray[np.bool_], pairs: Sequence[Hashable | None]) -> tuple[float, int] | None:
-    """Share of counterfactual pairs with every member right, and how many pairs there are.
-
-    `pairs[i]` is the pair's id or None. A pair of which only one member is present does not count;
-    None where no complete pair is there.
-    """
+def pairs_right(hits: Sequence[bool] | NDArray[np.bool_], pairs: Sequence[Hashable | None]) -> list[bool]:
+    """For every complete counterfactual pair, whether all its members are right; `pairs[i]` is a pair's id or None."""
     members: dict[Hashable, list[bool]] = {}
     for hit, pair in zip(hits, pairs, strict=True):
         if pair is not None:
             members.setdefault(pair, []).append(bool(hit))
-    complete = [all(m) for m in members.values() if len(m) >= 2]
+    return [all(m) for m in members.values() if len(m) >= 2]
+
+
+def both_right(hits: Sequence[bool] | NDArray[np.bool_], pairs: Sequence[Hashable | None]) -> tuple[float, int] | None:
+    """Share of counterfactual pairs with every member right, and how many pairs there are.
+
+    A pair of which only one member is present does not count; None where no complete pair is there.
+    """
+    complete = pairs_right(hits, pairs)
     return (float(np.mean(complete)), len(complete)) if complete else None
 
 
@@ -297,8 +302,24 @@ def bootstrap_interval(
     sample = np.asarray(values, dtype=np.float64)
     if not sample.size:
         raise MetricError("bootstrap: no values")
-    rng = np.random.default_rng(seed)
-    draws = sample[rng.integers(0, len(sample), size=(rounds, len(sample)))]
-    found = np.asarray(draws.mean(axis=1) if statistic is None else statistic(draws))
-    low, high = np.quantile(found, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
+    if len(sample) == 1:  # there is nothing to draw from
+        only = float(np.asarray(sample if statistic is None else statistic(sample[None]))[0])
+        return only, only
+    from scipy.stats import DegenerateDataWarning, bootstrap  # slow to import
+
+    def drawn(values: NDArray[Any], axis: int = -1) -> NDArray[Any]:
+        return np.asarray(values.mean(axis=axis) if statistic is None else statistic(values))
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DegenerateDataWarning)  # a statistic may say NaN where a draw has none
+        found = bootstrap(
+            (sample,),
+            drawn,
+            vectorized=True,
+            n_resamples=rounds,
+            confidence_level=level,
+            method="percentile",
+            batch=max(1, min(rounds, 2_000_000 // len(sample))),
+            rng=np.random.default_rng(seed),
+        ).confidence_interval
+    return float(found.low), float(found.high)
