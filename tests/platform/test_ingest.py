@@ -15,7 +15,8 @@ from ember_platform.config import RunConfig
 from ember_platform.data.ingest import Note, prepare
 from ember_platform.data.manifest import DataError, Manifest
 from ember_platform.data.rows import Rows
-from ember_platform.data.sources import READERS, ShardSpec
+from ember_platform.data.sources import READERS, ShardSpec, world_specs
+from embervlm.data.readers.base import ReaderError
 from embervlm.data.schema import Record
 from embervlm.fleet import default_fleet
 
@@ -173,3 +174,18 @@ def test_a_manifest_that_is_missing_damaged_or_lacks_a_stage(tmp_path: Path) -> 
     (tmp_path / "stage3/train/shard-00000.parquet").unlink()
     with pytest.raises(DataError, match=r"shard-00000\.parquet: no such shard"):
         Rows(manifest.paths(3, "train"))
+
+
+def test_photographs_are_part_of_what_a_shard_is_asked_for(tmp_path: Path, material_folder: Path) -> None:
+    def asked(**data: object) -> list[ShardSpec]:
+        counts = {"stage1": {"train": 4, "validation": 1, "test": 1}}
+        return world_specs(RunConfig.model_validate({"data": {"counts": counts, "image_size": 32, **data}}))
+
+    plain = asked()
+    assert [s.digest for s in asked(material=str(tmp_path))] == [s.digest for s in plain]
+    assert {s.photographs for s in plain} == {0.0}
+    mixed = asked(photographs=1.0, material=str(material_folder))
+    assert not {s.digest for s in mixed} & {s.digest for s in plain}
+    assert all("picture" in record.tags for record in READERS["emberworld"](mixed[0]))  # type: ignore[union-attr]
+    with pytest.raises(ReaderError, match=r"data\.photographs is 0\.5: .*make material"):
+        asked(photographs=0.5, material=str(tmp_path))

@@ -9,21 +9,25 @@ from collections.abc import Sequence
 import cv2
 from PIL import Image
 
+from embervlm.world.material import Panorama
 from embervlm.world.ontology import Scene
 from embervlm.world.paint import access, conditions, site
 from embervlm.world.paint.canvas import Camera, Canvas
 from embervlm.world.paint.ground import draw_ground, draw_relief
 from embervlm.world.paint.indoor import ROOMS
 from embervlm.world.paint.outdoor import BACKDROPS
+from embervlm.world.paint.photograph import draw_photograph
 from embervlm.world.paint.things import COLOUR_RGB, OTHER_HEIGHT, SHAPES, TARGET_HEIGHT, draw_thing, stature
 from embervlm.world.paint.view import View, make_view
+from embervlm.world.panoramas import Shot
 
 __all__ = ["contact_sheet", "paint", "paint_bytes"]
 
 
-def paint(scene: Scene, size: int = 224) -> Image.Image:
+def paint(scene: Scene, size: int = 224, photograph: tuple[Panorama, Shot] | None = None) -> Image.Image:
     """Draw a scene as an RGB picture of `size` × `size` pixels (at least 16).
 
+    Its surroundings are painted, or what a camera sees in a panorama; everything that decides is painted on them.
     A pure function of its arguments. Raises ValueError naming the field of the scene that the
     painter cannot draw.
     """
@@ -34,7 +38,7 @@ def paint(scene: Scene, size: int = 224) -> Image.Image:
     canvas = Canvas(size)
     view = make_view(scene, canvas)
     _check_things(scene)
-    _scenery(view)
+    _scenery(view, photograph)
     height = TARGET_HEIGHT[scene.target.size] * stature(scene.target.kind)
     height *= {"ground": 1.0, "high": 0.8, "underwater": 0.76}[scene.site]
     height *= 1 + 0.05 * (0.5 - min(max(scene.target.depth, 0.0), 1.0))
@@ -68,9 +72,11 @@ def _check_things(scene: Scene) -> None:
             raise ValueError(f"scene.{where}.color {thing.color!r} is unknown; colours are listed in ontology.COLORS")
 
 
-def _scenery(view: View) -> None:
+def _scenery(view: View, photograph: tuple[Panorama, Shot] | None) -> None:
     """Everything behind the target, from the sky forward."""
-    if view.indoor:
+    if photograph is not None:
+        draw_photograph(view, *photograph)
+    elif view.indoor:
         draw_ground(view, view.camera)
         ROOMS[view.scene.environment](view)
     else:

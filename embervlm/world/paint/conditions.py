@@ -9,7 +9,8 @@ from embervlm.world.paint.canvas import Rgb, mix
 from embervlm.world.paint.noise import Array, crop
 from embervlm.world.paint.view import SKY, View
 
-_OVERCAST = {"calm": 0.0, "rain": 0.8, "storm": 0.95, "fog": 0.85, "snow": 0.85}
+#: How much of the sky clouds hide.
+OVERCAST = {"calm": 0.0, "rain": 0.8, "storm": 0.95, "fog": 0.85, "snow": 0.85}
 _EXPOSURE = {"day": 132.0, "dusk": 104.0, "night": 76.0, "lamps": 86.0}
 _BRIGHT = {"calm": 1.0, "rain": 0.95, "storm": 0.88, "fog": 1.04, "snow": 1.12}
 _GRADE: dict[str, Rgb] = {
@@ -26,7 +27,7 @@ def draw_sky(view: View) -> None:
     rng = view.rng("sky")
     size = canvas.size
     zenith, horizon, grey = SKY[scene.light]
-    cover = _OVERCAST[scene.weather]
+    cover = OVERCAST[scene.weather]
     if scene.weather == "storm":
         grey = (grey[0] * 0.6, grey[1] * 0.62, grey[2] * 0.68)
     warm = float(rng.uniform(-0.08, 0.08))

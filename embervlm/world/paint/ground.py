@@ -91,47 +91,81 @@ MATERIALS: dict[str, Material] = {
 
 
 def ground_colour(view: View) -> Rgb:
-    """The colour of the ground here; snow lies on it outdoors."""
-    colours = MATERIALS[view.scene.environment].colours
-    rng = view.rng("ground colour")
-    colour = mix(colours[0], colours[int(rng.integers(len(colours)))], float(rng.uniform(0.3, 1)))
+    """The colour of the ground here, a photograph's where there is one; snow lies on it outdoors."""
+    if view.ground is not None:
+        colour = view.ground
+    else:
+        colours = MATERIALS[view.scene.environment].colours
+        rng = view.rng("ground colour")
+        colour = mix(colours[0], colours[int(rng.integers(len(colours)))], float(rng.uniform(0.3, 1)))
     if view.scene.weather == "snow":
         colour = mix(colour, (232, 236, 242), 0.25 if view.indoor else 0.84)
     return colour
 
 
-def draw_ground(view: View, camera: Camera, bed: bool = False) -> None:
-    """Paint everything below the camera's horizon. `bed`: sand and silt under water instead of the material."""
-    canvas, scene = view.canvas, view.scene
-    size = canvas.size
-    first = max(0, int(np.ceil(camera.horizon * size)))
+@dataclass(frozen=True)
+class _Plane:
+    """The ground in perspective: for each of its rows and pixels in metres how far ahead and how far to the right."""
+
+    depth: Array
+    x: Array
+    z: Array
+    ox: float
+    oz: float
+
+    def sample(self, name: str, scale: float) -> Array:
+        """A noise tile laid on the ground, `scale` texels to the metre."""
+        return np.asarray(
+            cv2.remap(
+                tile(name),
+                self.x * np.float32(scale) + np.float32(self.ox),
+                self.z * np.float32(scale) + np.float32(self.oz),
+                cv2.INTER_LINEAR,
+                borderMode=cv2.BORDER_WRAP,
+            )
+        )
+
+
+def _plane(view: View, camera: Camera, first: int) -> _Plane:
+    size = view.canvas.size
     rows = (np.arange(first, size, dtype=np.float32) + 0.5) / size
     rise = np.maximum(rows - camera.horizon, 0.6 / size)
     depth = (camera.focal * camera.height / rise).astype(np.float32)
     columns = (np.arange(size, dtype=np.float32) + 0.5) / size - camera.vanish
     z = np.repeat(depth[:, None], size, 1)
     x = columns[None, :] * z / np.float32(camera.focal)
-    rng = view.rng("ground")
-    ox, oz = rng.uniform(0, 256, 2)
+    ox, oz = view.rng("ground").uniform(0, 256, 2)
+    return _Plane(depth, x, z, float(ox), float(oz))
+
+
+def _terrain(view: View, plane: _Plane) -> Array | float:
+    """What bumps and stones add to the light on the ground."""
+    middle = np.clip(9 / plane.z, 0, 1)
+    if view.scene.terrain == "uneven":
+        return np.asarray(0.6 * middle * plane.sample("bumps", 22.0))
+    if view.scene.terrain == "rough":
+        return np.asarray(0.7 * middle * plane.sample("stones", 52.0))
+    return 0.0
+
+
+def terrain_light(view: View, camera: Camera, first: int) -> Array:
+    """The light on a photographed ground from row `first` on, by how even or rough the scene's is."""
+    plane = _plane(view, camera, first)
+    return np.asarray(np.clip(np.ones_like(plane.z) + _terrain(view, plane), 0.12, 1.9), np.float32)
+
+
+def draw_ground(view: View, camera: Camera, bed: bool = False) -> None:
+    """Paint everything below the camera's horizon. `bed`: sand and silt under water instead of the material."""
+    canvas, scene = view.canvas, view.scene
+    first = max(0, int(np.ceil(camera.horizon * canvas.size)))
+    plane = _plane(view, camera, first)
+    depth, x, z = plane.depth, plane.x, plane.z
     material = MATERIALS[scene.environment]
-    near, middle = np.clip(4.5 / z, 0, 1), np.clip(9 / z, 0, 1)
-
-    def sample(name: str, scale: float) -> Array:
-        return cv2.remap(
-            tile(name),
-            x * np.float32(scale) + np.float32(ox),
-            z * np.float32(scale) + np.float32(oz),
-            cv2.INTER_LINEAR,
-            borderMode=cv2.BORDER_WRAP,
-        )
-
-    light = 1 + material.soft * sample("soft", 18.0) + material.fine * near * sample("fine", 36.0)
+    near = np.clip(4.5 / z, 0, 1)
+    light = 1 + material.soft * plane.sample("soft", 18.0) + material.fine * near * plane.sample("fine", 36.0)
     if material.pattern is not None and not bed:
-        light *= material.pattern(x + np.float32(0.02) * sample("soft", 30.0), z)
-    if scene.terrain == "uneven":
-        light += 0.6 * middle * sample("bumps", 22.0)
-    elif scene.terrain == "rough":
-        light += 0.7 * middle * sample("stones", 52.0)
+        light *= material.pattern(x + np.float32(0.02) * plane.sample("soft", 30.0), z)
+    light += _terrain(view, plane)
     colour = mix((188, 170, 128), view.water, 0.3) if bed else ground_colour(view)
     lit = np.asarray(view.canvas.seen(colour), np.float32)
     far = view.water if bed else view.air

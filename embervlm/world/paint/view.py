@@ -62,6 +62,8 @@ class View:
     centre: float
     surface: float
     water: Rgb
+    #: The ground's colour in white light, where a photograph shows it.
+    ground: Rgb | None = None
 
     def rng(self, part: str) -> np.random.Generator:
         """The dice of one part of the picture: other parts may change without changing this one."""

@@ -10,17 +10,17 @@ import hashlib
 import importlib.metadata
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import embervlm
 from ember_platform import storage
 from ember_platform.config import WORDS_SOURCE, WORLD_SOURCE, RunConfig
-from ember_platform.config_data import DataStage, SplitCounts
+from ember_platform.config_data import DataConfig, DataStage, SplitCounts
 from ember_platform.data import published
 from ember_platform.data.published import Part, PartNote, Source
 from ember_platform.data.records import read_index
-from embervlm.data.readers.base import Fault, Found
+from embervlm.data.readers.base import Fault, Found, ReaderError
 from embervlm.data.schema import SPLITS, Record
 
 #: What makes a shard's bytes beside its records: the schema, the checks and the parquet settings.
@@ -47,6 +47,7 @@ class ShardSpec:
     generator: str
     max_image_pixels: int
     origin: str = ""
+    photographs: float = 0.0
 
     @property
     def path(self) -> str:
@@ -57,6 +58,8 @@ class ShardSpec:
     def digest(self) -> str:
         """sha256 (hex) of everything that decides its content; where the origin lies does not."""
         content = {**asdict(self), "origin": "", "format": FORMAT, **_FORMER}
+        if not self.photographs:
+            del content["photographs"]  # shards made before there were any are still found
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
@@ -90,7 +93,10 @@ def plan(config: RunConfig, index: IndexParts) -> Planned:
     Raises:
         ReaderError: a published dataset cannot be read.
     """
-    digests: dict[str, Callable[[], str]] = {WORLD_SOURCE: world_digest, WORDS_SOURCE: words_digest}
+    digests: dict[str, Callable[[], str]] = {
+        WORLD_SOURCE: lambda: _world_generator(config.data),
+        WORDS_SOURCE: words_digest,
+    }
     generators: dict[str, str] = {name: digest() for name, digest in digests.items() if name in config.data.sources}
     specs = world_specs(config)
     parts: list[tuple[Part, PartNote]] = []
@@ -154,10 +160,29 @@ def world_specs(config: RunConfig) -> list[ShardSpec]:
     data = config.data
     specs: list[ShardSpec] = []
     if WORLD_SOURCE in data.sources:
-        specs += _made_specs(config, WORLD_SOURCE, data.counts, world_digest())
+        made = _made_specs(config, WORLD_SOURCE, data.counts, _world_generator(data))
+        origin = data.material if data.photographs else ""
+        specs += [replace(spec, photographs=data.photographs, origin=origin) for spec in made]
     if WORDS_SOURCE in data.sources:
         specs += _made_specs(config, WORDS_SOURCE, {"stage3": data.words}, words_digest())
     return specs
+
+
+def _world_generator(data: DataConfig) -> str:
+    """The digest of what makes EmberWorld's records: the code and, where they are asked for, the photographs.
+
+    Raises:
+        ReaderError: the photographs are asked for and not installed.
+    """
+    if not data.photographs:
+        return world_digest()
+    from embervlm.world.material import MaterialError, digest
+
+    try:
+        material = digest(data.material)
+    except MaterialError as error:
+        raise ReaderError(f"data.photographs is {data.photographs:g}: {error}, or set data.photographs=0") from error
+    return hashlib.sha256((world_digest() + material).encode()).hexdigest()
 
 
 def _made_specs(
@@ -189,7 +214,16 @@ def read_world(spec: ShardSpec) -> Iterator[Record]:
     """Records of EmberWorld."""
     from embervlm.world.dataset import build
 
-    return build(spec.split, spec.kind, spec.count, spec.seed, spec.image_size, start=spec.start)
+    return build(
+        spec.split,
+        spec.kind,
+        spec.count,
+        spec.seed,
+        spec.image_size,
+        start=spec.start,
+        photographs=spec.photographs,
+        material=spec.origin or None,
+    )
 
 
 def read_words(spec: ShardSpec) -> Iterator[Record]:
