@@ -117,7 +117,7 @@ class States:
 class FrozenModule(RobotSelectionModule):
     """Stage 3's loss on states that are there already; the selection tokens are not read."""
 
-    def forward(self, batch: dict[str, Any], *_: Any) -> dict[str, Tensor]:  # type: ignore[override]
+    def forward(self, batch: dict[str, Any], *_: Any) -> dict[str, Tensor]:
         """As stage 3's, of batches with `robots` and `tasks`: states and masks."""
         scores, reasons, asks = self.scores(batch)
         mask = batch["robot_index"] >= 0
@@ -234,7 +234,7 @@ class Frozen:
             row |= {name: round(float(np.mean([loss[name] for loss in losses])), 3) for name in losses[0]}
         sets = by_fleet({"validation": self.records["validation"]})
         scores: list[NDArray[np.float32]] = []
-        labels: list[NDArray[np.float64]] = []
+        labels: list[NDArray[Any]] = []
         for name, records in sets.items():
             for first in range(0, len(records), 64):
                 chosen = records[first : first + 64]
@@ -254,7 +254,8 @@ class Frozen:
 
     def whole(self, sets: dict[str, list[Record]]) -> dict[str, float]:
         """First choices of the best weights as a whole model, its words read as they come."""
-        model, found = EmberVLM.from_pretrained(self.folder / "best"), {}
+        model = EmberVLM.from_pretrained(self.folder / "best")
+        found: dict[str, float] = {}
         for name, records in sets.items():
             found |= judged(model, self.processor, {name: records})
             print(json.dumps(found), flush=True)
