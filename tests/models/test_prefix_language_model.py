@@ -125,6 +125,16 @@ def test_every_weight_of_the_text_side_learns() -> None:
     assert all(bool(torch.isfinite(grad).all()) for grad in found.values() if grad is not None)
 
 
+def test_a_new_model_scores_by_words_alone(encoder: Path) -> None:
+    model = built(encoder, word_kinds=64)
+    inputs = model.processor.texts([TASK]) | model.processor.robots([default_fleet()])
+    with torch.no_grad():
+        output = model(**inputs, select=True)
+        blind, _ = model.selection(torch.zeros_like(output.context.selected), output.context.words)
+    torch.testing.assert_close(blind, output.scores)
+    assert float(output.scores.max() - output.scores.min()) > 0
+
+
 def test_a_pretrained_text_side_is_known_as_such(encoder: Path) -> None:
     model = built(encoder)
     assert {id(p) for p in model.pretrained_parameters()} == {id(p) for p in model.language.parameters()}

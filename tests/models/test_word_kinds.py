@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from embervlm import EmberVLMConfig
@@ -20,6 +20,7 @@ from tests.models.fakes import tiny
 ODDS = st.floats(-40, 40)
 
 
+@settings(deadline=None)
 @given(ODDS, ODDS)
 def test_both_is_the_conjunction_of_independent_things(first: float, second: float) -> None:
     a, b = torch.tensor(first, dtype=torch.float64), torch.tensor(second, dtype=torch.float64)
