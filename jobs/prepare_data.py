@@ -17,7 +17,15 @@ import json
 import sys
 from typing import Any
 
-from ember_platform.config import ROBOT_SOURCE, WORDS_SOURCE, WORLD_SOURCE, ConfigError, RunConfig, load_config
+from ember_platform.config import (
+    CROPS_SOURCE,
+    ROBOT_SOURCE,
+    WORDS_SOURCE,
+    WORLD_SOURCE,
+    ConfigError,
+    RunConfig,
+    load_config,
+)
 from ember_platform.data import published
 from ember_platform.data.ingest import prepare
 from ember_platform.data.manifest import DataError
@@ -99,15 +107,16 @@ def overrides(options: argparse.Namespace) -> list[str]:
         double = next((name for name in names if names.count(name) > 1), None)
         if double:
             raise ConfigError(f"--source {double}: given twice; a dataset in two parts has two names and a --format")
-        made = [name for name in (WORLD_SOURCE, WORDS_SOURCE) if name in names]
+        made = [name for name in (WORLD_SOURCE, WORDS_SOURCE, CROPS_SOURCE) if name in names]
         found.append(f"data.sources=[{', '.join(made)}]")
         found += ["stages={}", "data.datasets={}"]  # nothing is trained, so nothing else is needed
     for one in options.source or []:
         name, fields = one["name"], {key: value for key, value in one.items() if key != "name"}
-        if name in (WORLD_SOURCE, WORDS_SOURCE, ROBOT_SOURCE):
+        if name in (WORLD_SOURCE, WORDS_SOURCE, CROPS_SOURCE, ROBOT_SOURCE):
             known = {
                 WORLD_SOURCE: {},
                 WORDS_SOURCE: {},
+                CROPS_SOURCE: {},
                 ROBOT_SOURCE: {"annotations": "robot_data", "augment": "robot_augment"},
             }[name]
             wrong = next((field for field in fields if field not in known), None)

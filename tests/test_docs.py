@@ -120,8 +120,9 @@ def check_command(line: str) -> None:
 
 
 @pytest.fixture
-def workplace(nano_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def workplace(nano_folder: Path, material_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder in which what the documents name is there: a model, a picture, a fleet, tasks, photographs."""
+    shutil.copytree(material_folder, tmp_path / ".material")
     shutil.copytree(nano_folder, tmp_path / "outputs" / "final")
     Image.new("RGB", (320, 240), "steelblue").save(tmp_path / "scene.jpg")
     (tmp_path / "fleet.yaml").write_text(dict(blocks("yaml"))["docs/datasets/ROBOT_SELECTION_DATA.md"])

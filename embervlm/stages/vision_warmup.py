@@ -2,7 +2,8 @@
 
 The encoder is frozen from stage 1 on, as in the published recipe, which starts from ImageNet weights. Without them,
 frozen random features would leave every later stage half blind. So the encoder first learns to tell the facts of the
-scene graph of EmberWorld's training pictures; the heads that read them are thrown away.
+scene graph of EmberWorld's training pictures; the heads that read them are thrown away. With a weight above 0 for
+`teacher` it learns the features of a network of ImageNet too, on every picture there is (`embervlm.stages.teacher`).
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from torch.nn import functional as F
 from embervlm.data.processor import EmberVLMProcessor
 from embervlm.data.schema import Record
 from embervlm.stages.base import Batch, Gather, Stage, StageModule, chunks, draws, to_device
+from embervlm.stages.teacher import Likeness, Teacher, load_teacher
 from embervlm.world import ontology
 
 if TYPE_CHECKING:
@@ -41,7 +43,7 @@ FACTS: dict[str, tuple[str, ...]] = {
 
 #: What decides who can do a task counts most; the 51 kinds would otherwise take over the small encoder.
 WEIGHTS = MappingProxyType(
-    dict.fromkeys(FACTS, 1.0) | {"terrain": 2.0, "size": 2.0, "light": 0.5, "kind": 0.2, "color": 0.4}
+    dict.fromkeys(FACTS, 1.0) | {"terrain": 2.0, "size": 2.0, "light": 0.5, "kind": 0.2, "color": 0.4, "teacher": 0.0}
 )
 
 
@@ -52,27 +54,50 @@ class VisionWarmupModule(StageModule):
         super().__init__(model, weights)
         width = 2 * model.vision.width
         self.heads = nn.ModuleDict({fact: nn.Linear(width, len(values)) for fact, values in FACTS.items()})
+        self._teacher: list[Teacher] = []  # in a list, so that it is no submodule and is never saved
+        self.likeness: Likeness | None = None
+        if self.weights["teacher"]:
+            self._teacher.append(load_teacher())
+            self.likeness = Likeness(model.vision.width)
 
-    def logits(self, pixel_values: Tensor) -> dict[str, Tensor]:
-        """Pictures (B, 3, S, S) → per fact (B, values)."""
-        features = self.model.visual_features(pixel_values)
+    def logits(self, features: Tensor) -> dict[str, Tensor]:
+        """The encoder's features (B, P, V) → per fact (B, values)."""
         pooled = torch.cat([features.mean(dim=1), features.amax(dim=1)], dim=1)
         return {fact: head(pooled).float() for fact, head in self.heads.items()}
 
     def forward(self, batch: Batch, progress: float = 0.0, gather: Gather | None = None) -> dict[str, Tensor]:
-        """Weighted mean of the facts' cross-entropy; facts a record does not know are left out."""
+        """Weighted mean of the facts' cross-entropy, plus the teacher's part; facts that are unknown are left out.
+
+        Raises:
+            ValueError: no record knows a fact, and there is no teacher.
+        """
         losses: dict[str, Tensor] = {}
         correct = []
-        for fact, logits in self.logits(batch["pixel_values"]).items():
+        features = self.model.visual_features(batch["pixel_values"])
+        for fact, logits in self.logits(features).items():
             target = batch[f"fact_{fact}"]
             known = target >= 0
             if bool(known.any()):
                 losses[fact] = F.cross_entropy(logits[known], target[known])
                 correct.append((logits[known].argmax(1) == target[known]).float().mean())
-        weights = [self.weights[fact] for fact in losses]
-        values = torch.stack(list(losses.values()))
-        loss = (values * values.new_tensor(weights)).sum() / sum(weights)
-        return {"loss": loss, "fact_accuracy": torch.stack(correct).mean()}
+        found = {}
+        loss = features.new_zeros((), dtype=torch.float32)
+        if losses:
+            weights = [self.weights[fact] for fact in losses]
+            values = torch.stack(list(losses.values()))
+            loss = loss + (values * values.new_tensor(weights)).sum() / sum(weights)
+            found["fact_accuracy"] = torch.stack(correct).mean()
+        elif self.likeness is None:
+            raise ValueError("stage 0: no picture of this batch has facts to learn, and stages.0.losses.teacher is 0")
+        if self.likeness is not None:
+            unlike = self.likeness(features, self.taught(batch["pixel_values"]))
+            loss = loss + self.weights["teacher"] * unlike
+            found["teacher"] = unlike
+        return {"loss": loss, **found}
+
+    def taught(self, pixel_values: Tensor) -> Tensor:
+        """The teacher's features of pictures (B, 3, S, S): (B, 1280, H, W)."""
+        return self._teacher[0].to(pixel_values.device)(pixel_values)
 
 
 class VisionWarmup(Stage):
@@ -107,15 +132,20 @@ class VisionWarmup(Stage):
     def evaluate(
         self, module: StageModule, processor: EmberVLMProcessor, records: Sequence[Record], batch_size: int = 64
     ) -> dict[str, float]:
-        """Accuracy per fact and their mean."""
+        """Accuracy per fact and their mean; with a teacher, how like its features the encoder's are (1 is the same)."""
         assert isinstance(module, VisionWarmupModule)
         module.eval()
         hits: dict[str, list[float]] = {fact: [] for fact in FACTS}
+        alike: list[float] = []
         for group in chunks(records, batch_size):
             batch = to_device(self.collate(processor, group, None), module.model.device)
-            for fact, logits in module.logits(batch["pixel_values"]).items():
+            features = module.model.visual_features(batch["pixel_values"])
+            if module.likeness is not None:
+                alike += [1 - float(module.likeness(features, module.taught(batch["pixel_values"])))] * len(group)
+            for fact, logits in module.logits(features).items():
                 target = batch[f"fact_{fact}"]
                 known = target >= 0
                 hits[fact].extend((logits.argmax(1) == target)[known].float().tolist())
         accuracy = {f"{fact}_accuracy": float(np.mean(h)) for fact, h in hits.items() if h}
-        return accuracy | {"fact_accuracy": float(np.mean(list(accuracy.values())))}
+        likeness = {"teacher_likeness": float(np.mean(alike))} if alike else {}
+        return accuracy | likeness | {"fact_accuracy": float(np.mean(list(accuracy.values())))}

@@ -189,3 +189,15 @@ def test_photographs_are_part_of_what_a_shard_is_asked_for(tmp_path: Path, mater
     assert all("picture" in record.tags for record in READERS["emberworld"](mixed[0]))  # type: ignore[union-attr]
     with pytest.raises(ReaderError, match=r"data\.photographs is 0\.5: .*make material"):
         asked(photographs=0.5, material=str(tmp_path))
+
+
+def test_crops_of_panoramas_are_a_source(tmp_path: Path, material_folder: Path) -> None:
+    counts = {"train": 4, "validation": 2, "test": 1}
+    data = {"sources": ["panoramas"], "panoramas": counts, "image_size": 32, "dir": str(tmp_path / "data")}
+    config = RunConfig.model_validate({"data": {**data, "material": str(material_folder)}})
+    manifest = prepare(config, runner=lambda jobs, make: [make(job) for job in jobs], say=lambda line: None)
+    assert manifest.counts() == {"stage1": counts}
+    found = Rows(manifest.paths(0, "train")).take(range(4))
+    assert {record.source for record in found} == {"panoramas"}
+    with pytest.raises(ReaderError, match=r"data\.sources has panoramas: .*make material"):
+        world_specs(RunConfig.model_validate({"data": {**data, "material": str(tmp_path)}}))

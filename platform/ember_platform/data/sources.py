@@ -15,7 +15,7 @@ from pathlib import Path
 
 import embervlm
 from ember_platform import storage
-from ember_platform.config import WORDS_SOURCE, WORLD_SOURCE, RunConfig
+from ember_platform.config import CROPS_SOURCE, WORDS_SOURCE, WORLD_SOURCE, RunConfig
 from ember_platform.config_data import DataConfig, DataStage, SplitCounts
 from ember_platform.data import published
 from ember_platform.data.published import Part, PartNote, Source
@@ -96,6 +96,7 @@ def plan(config: RunConfig, index: IndexParts) -> Planned:
     digests: dict[str, Callable[[], str]] = {
         WORLD_SOURCE: lambda: _world_generator(config.data),
         WORDS_SOURCE: words_digest,
+        CROPS_SOURCE: lambda: _with_material(config.data, "data.sources has panoramas"),
     }
     generators: dict[str, str] = {name: digest() for name, digest in digests.items() if name in config.data.sources}
     specs = world_specs(config)
@@ -165,6 +166,10 @@ def world_specs(config: RunConfig) -> list[ShardSpec]:
         specs += [replace(spec, photographs=data.photographs, origin=origin) for spec in made]
     if WORDS_SOURCE in data.sources:
         specs += _made_specs(config, WORDS_SOURCE, {"stage3": data.words}, words_digest())
+    if CROPS_SOURCE in data.sources:
+        generator = _with_material(data, "data.sources has panoramas")
+        made = _made_specs(config, CROPS_SOURCE, {"stage1": data.panoramas}, generator)
+        specs += [replace(spec, origin=data.material) for spec in made]
     return specs
 
 
@@ -176,12 +181,21 @@ def _world_generator(data: DataConfig) -> str:
     """
     if not data.photographs:
         return world_digest()
+    return _with_material(data, f"data.photographs is {data.photographs:g}")
+
+
+def _with_material(data: DataConfig, why: str) -> str:
+    """The digest of the code that makes pictures and of the photographs that they are made of.
+
+    Raises:
+        ReaderError: the photographs are not installed; the message begins with why they are needed.
+    """
     from embervlm.world.material import MaterialError, digest
 
     try:
         material = digest(data.material)
     except MaterialError as error:
-        raise ReaderError(f"data.photographs is {data.photographs:g}: {error}, or set data.photographs=0") from error
+        raise ReaderError(f"{why}: {error}") from error
     return hashlib.sha256((world_digest() + material).encode()).hexdigest()
 
 
@@ -233,13 +247,20 @@ def read_words(spec: ShardSpec) -> Iterator[Record]:
     return build(spec.split, spec.count, spec.seed, start=spec.start)
 
 
+def read_crops(spec: ShardSpec) -> Iterator[Record]:
+    """Crops of panoramas."""
+    from embervlm.world.crops import build
+
+    return build(spec.split, spec.count, spec.seed, spec.image_size, spec.origin, start=spec.start)
+
+
 def read_published(spec: ShardSpec) -> Iterator[Found | Fault]:
     """Records of a published dataset, from its index."""
     return read_index(spec.origin, spec.start, spec.count, spec.image_size, spec.max_image_pixels)
 
 
 #: Source → its reader, where it is no published dataset.
-READERS: dict[str, Reader] = {WORLD_SOURCE: read_world, WORDS_SOURCE: read_words}
+READERS: dict[str, Reader] = {WORLD_SOURCE: read_world, WORDS_SOURCE: read_words, CROPS_SOURCE: read_crops}
 
 
 @functools.cache

@@ -14,6 +14,8 @@ from ember_platform.config import RunConfig
 from ember_platform.data.manifest import Manifest
 from ember_platform.train import folders, setup
 
+#: Training pictures that the probes of the vision warm-up are fitted on, at most.
+PROBE_RECORDS = 1000
 QUESTION = "inspect the hull below the waterline"
 
 
@@ -58,6 +60,16 @@ class ModelDesk:
         if keep is not None:
             folders.write_json(keep, tables)
         return content, format_table(content["metrics"], content["baselines"])
+
+    def probe(self, folder: str) -> dict[str, float]:
+        """What linear probes read from a model's encoder: fitted on training pictures, measured on validation's."""
+        from embervlm.evaluation.probes import probe_accuracies
+
+        manifest, seed = Manifest.load(self.data_dir), self.config.seed
+        fit = setup.split_records(manifest, 0, "train", PROBE_RECORDS, seed)
+        score = setup.split_records(manifest, 0, "validation", PROBE_RECORDS, seed)
+        with self._loaded(folder) as (model, processor):
+            return probe_accuracies(model, processor, fit, score)
 
     def measure_figures(self, stage: int) -> dict[str, Any]:
         """What a stage's figures are drawn from; says what the stage gained."""

@@ -214,12 +214,14 @@ class _Pipeline:
     def measured(self, number: int, final: str, done: dict[str, Any]) -> dict[str, Any]:
         """The content of metrics.json: the test split's figures; of stage 0, which no test serves, validation's."""
         if number == 0:
+            self.say("stage 0: probing the encoder before and after")
+            before, after = self.call("probe", done["parent"]), self.call("probe", final)
             return {
                 "stage": 0,
                 "split": "validation",
                 "samples": self.manifest.rows(0, "validation"),
-                "metrics": done["best"]["validation"],
-                "baselines": {},
+                "metrics": done["best"]["validation"] | after,
+                "baselines": {f"untrained_{name}": value for name, value in before.items()},
                 "config_digest": done["config_digest"],
                 "data_digest": done["data_digest"],
             }

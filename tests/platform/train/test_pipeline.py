@@ -58,6 +58,8 @@ class House:
             return arguments[0]
         if method == "finish":
             return self.write(arguments[2], f"stage {arguments[0]} of {self.trained[-1][1]}")
+        if method == "probe":
+            return {"probe_facts": 0.9 if arguments[0].endswith("stage0/final") else 0.3}
         if method == "ask":
             return {"task": "t", "robots": [{"robot": "Drone", "confidence": 0.9}], "right": None}
         if method in ("measure_figures", "measure_across", "draw"):
@@ -115,7 +117,10 @@ def test_each_stage_starts_from_the_one_before(house: House, tmp_path: Path) -> 
         *(f"{tmp_path}/stage{n}/final" for n in (0, 1, 2, 3)),
     ]
     assert house.measured == [1, 2, 3, 4]
-    assert folders.read_json(f"{tmp_path}/stage0/metrics.json")["split"] == "validation"  # type: ignore[index]
+    warmed = folders.read_json(f"{tmp_path}/stage0/metrics.json") or {}
+    assert warmed["split"] == "validation"
+    assert warmed["metrics"]["probe_facts"] == 0.9
+    assert warmed["baselines"] == {"untrained_probe_facts": 0.3}
     assert [stage for stage, _ in house.registered] == [1, 2, 3, 4]
     assert house.registered[1][1]["parent"] == "embervlm-stage1/11"
     assert Path(outcome.final, "config.json").read_text() == Path(tmp_path, "stage4/final/config.json").read_text()
