@@ -104,7 +104,10 @@ class _FleetWords:
         # Unigrams, stop words out, weak regularisation: the best of 12 settings on the public robot-selection files,
         # chosen on the test folds, so that the choice can only favour the baseline.
         self.words = TfidfVectorizer(stop_words="english", sublinear_tf=True)
-        features = self.words.fit_transform([r.instruction for r in train])
+        try:
+            features = self.words.fit_transform([r.instruction for r in train])
+        except ValueError as error:
+            raise m.MetricError(f"TF-IDF finds no words in the tasks that it is to learn from: {error}") from error
         self.models: dict[str, Any] = {}
         for name in sorted(names_of(train[0])):
             target = np.array([name in r.labels for r in train])
