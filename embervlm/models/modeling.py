@@ -180,17 +180,18 @@ class EmberVLM(SelectionMixin, WritingMixin, PreTrainedModel):
                 nn.init.zeros_(module.bias)
         elif isinstance(module, FusionAdapter):
             nn.init.normal_(module.places, std=0.02)
-        elif isinstance(module, ReasoningModule):
-            module.start_as_identity()
         elif isinstance(module, RobotReference):
             module.score_weight.fill_(0.5)
         elif isinstance(module, SelectionHead):
             if module.closeness is not None:
                 module.closeness.zero_()
-        elif isinstance(module, KindReader):
-            module.start_quiet()
         elif isinstance(module, EmberVLM):
             module.logit_scale.fill_(2.66)
+            # Here and not by their own type: transformers passes over modules that hold no parameter themselves.
+            module.reasoning.start_as_identity()
+            for reader in (module.asking, module.lacking):
+                if reader is not None:
+                    reader.start_quiet()
 
     # ------------------------------------------------------------------ parts
 

@@ -78,6 +78,22 @@ def _asked(model: EmberVLM, processor: EmberVLMProcessor, tasks: list[str]) -> l
     return model.select_many([{"task": task} for task in tasks])
 
 
+def test_a_new_model_reasons_as_the_identity_and_reads_quietly(tmp_path: Path) -> None:
+    model = tiny("bert")
+    hidden = torch.randn(2, 3, model.language.width)
+    assert torch.equal(model.reasoning.refine(hidden), hidden)
+    assert torch.equal(model.reasoning.answer(hidden, torch.ones(2, 3)), torch.ones(2, 3))
+    assert model.asking is not None
+    assert torch.equal(model.asking.tell.bias, torch.full((64,), -3.0))
+    torch.nn.init.ones_(model.reasoning.answer_score.weight)
+    torch.nn.init.ones_(model.asking.tell.bias)
+    model.save_pretrained(tmp_path)
+    again = EmberVLM.from_pretrained(tmp_path)
+    assert again.asking is not None
+    assert torch.equal(again.asking.tell.bias, torch.ones(64))
+    assert torch.equal(again.reasoning.answer_score.weight, model.reasoning.answer_score.weight)
+
+
 def test_nano_is_small() -> None:
     model = EmberVLM(EmberVLMConfig.preset("embervlm-nano"))
     assert 3e6 < sum(p.numel() for p in model.parameters()) < 6e6

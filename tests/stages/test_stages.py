@@ -27,6 +27,9 @@ def test_every_trained_part_gets_a_gradient_and_nothing_else(
 ) -> None:
     model = tiny()
     stage = get_stage(number)
+    # Zero at the start, and until their first step nothing below them has a gradient.
+    for last in (model.reasoning.reasoning_down, model.reasoning.answer_score):
+        torch.nn.init.normal_(last.weight, std=0.02)
     module = stage.module(model)
     stage.prepare(model, phase)
     batch = stage.collate(model.processor, records[KIND_OF[number]], seed=1)
