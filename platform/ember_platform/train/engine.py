@@ -200,12 +200,12 @@ class Engine:
         With ZeRO-3 its parameters are whole again afterwards, and parameters like any other.
         """
         if self.settings.zero_stage < 3:
-            self._engine.destroy()
+            self._destroy()
             return
         parameters = list(self._module.parameters())
         with self.whole():
             values = [parameter.detach().clone() for parameter in parameters]
-        self._engine.destroy()
+        self._destroy()
         for part in self._engine.module.modules():
             if "_original_parameters" in vars(part):
                 part._parameters = part._original_parameters
@@ -214,6 +214,12 @@ class Engine:
             for name in vars(parameter).keys() - known:
                 delattr(parameter, name)
             parameter.data = value
+
+    def _destroy(self) -> None:
+        """Once and now. DeepSpeed 0.19 does it again when the garbage collector comes, and by then would take the
+        parameters' places in the flat weights (`_hp_mapping`) from the engine that was built after this one."""
+        self._engine.destroy()
+        self._engine.destroy = lambda: None
 
 
 @contextlib.contextmanager

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import gc
 import math
+import weakref
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from ember_platform.config import EarlyStop
 from ember_platform.train import checkpoint as ck
@@ -56,6 +59,25 @@ def test_resumes_exactly(tmp_path: Path, zero_stage: int) -> None:
     assert [{k: v for k, v in row.items() if k not in volatile} for row in resumed] == [
         {k: v for k, v in row.items() if k not in volatile} for row in history
     ]
+
+
+@pytest.mark.parametrize("zero_stage", [0, 1, 2, 3])
+def test_an_engine_that_is_collected_leaves_the_next_one_whole(tmp_path: Path, zero_stage: int) -> None:
+    run = Run(tmp_path, settings(zero_stage=zero_stage))
+    first = run.engine(0)
+    first.close()
+    second = run.engine(0)
+    second.snapshot()(tmp_path)
+    (file,) = tmp_path.glob("engine-*")
+    before = load_file(file)
+    assert {name.partition("@")[0] for name in before} >= {f"weight/{name}" for name in run.weights()}
+    gone = weakref.ref(first._engine)
+    del first
+    gc.collect()
+    assert gone() is None or zero_stage == 3  # whose hooks hold it
+    second.snapshot()(tmp_path)
+    assert load_file(file).keys() == before.keys()
+    second.close()
 
 
 def test_a_fault_of_the_code_names_its_place_and_is_not_tried_again(tmp_path: Path) -> None:
