@@ -25,8 +25,6 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
-
 if __package__ in (None, ""):
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -39,6 +37,7 @@ from benchmarks.killable import (
     repeated_and_lost,
     running,
     tiny_config,
+    works,
 )
 
 TARGETS = ("worker", "driver", "node", "cluster")
@@ -102,7 +101,7 @@ def disturb(run: Run, draw: random.Random, kills: int, targets: list[str], steps
         target = draw.choice(targets)
         delay = draw.uniform(0, 2 * pace)  # anywhere in a step, and in the writing of a checkpoint
         while True:
-            alive = [e for e in run.events() if e["pid"] not in dead and psutil.pid_exists(e["pid"])]
+            alive = [e for e in run.events() if e["pid"] not in dead and works(e["pid"])]
             if alive and max(e["step"] for e in alive) >= moment:
                 break
             if process.poll() is not None or time.monotonic() > end:

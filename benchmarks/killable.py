@@ -158,6 +158,14 @@ def kill_trees(*pids: int) -> None:
             process.kill()
 
 
+def works(pid: int) -> bool:
+    """Whether a process is there and not only its entry, which stays until whoever inherited it asks for its end."""
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
 # --------------------------------------------------------------------------------- the driver
 
 
@@ -193,9 +201,13 @@ class Cluster:
 
         self.local = local
         self.cpus, self.nodes, self.node_cpus = cpus, nodes, node_cpus
+        # Ray refuses a second node where it keeps to 127.0.0.1 (see `local.environment`), and replaces that address by
+        # the machine's own where it does not. Another address of the loopback network is left as it is.
+        self.host = "127.0.0.2" if nodes else local.HOST
         self.folder = Path(tempfile.mkdtemp(prefix="ray-chaos-", dir="/tmp"))
         self.environment = local.environment() | {
             "PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "platform"))),
+            "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "1" if nodes else "0",
             "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
             # A machine that is gone is noticed in seconds, not in half a minute.
             "RAY_health_check_period_ms": "1000",
@@ -208,7 +220,7 @@ class Cluster:
     def start(self) -> None:
         """Start the head and the nodes; again, after they were killed."""
         ports = dict(zip(self.local.PORTS, self.local.free_ports(len(self.local.PORTS)), strict=True))
-        self.address = f"{self.local.HOST}:{ports['port']}"
+        self.address = f"{self.host}:{ports['port']}"
         head = ["--head", "--include-dashboard=false", f"--temp-dir={self.folder}", f"--num-cpus={self.cpus}"]
         self._start([*head, "--object-store-memory=200000000"], ports)
         self._wait(1)
@@ -225,7 +237,7 @@ class Cluster:
 
     def _start(self, arguments: list[str], ports: dict[str, int]) -> None:
         command = [self.local.ray_program(), "start", "--block", "--disable-usage-stats", *arguments]
-        command += [f"--node-ip-address={self.local.HOST}", "--min-worker-port=0", "--max-worker-port=0"]
+        command += [f"--node-ip-address={self.host}", "--min-worker-port=0", "--max-worker-port=0"]
         command += [f"--{name}={port}" for name, port in ports.items()]
         with (self.folder / "cluster.log").open("a") as log:
             self.leaders.append(

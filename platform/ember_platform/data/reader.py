@@ -122,7 +122,9 @@ def through_actors(maker: StepMaker, start_step: int, workers: int, prefetch: in
     With `keep` the actors stay for the next call in this process.
     """
     held = [ray.put(maker)]
-    node = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+    # `soft` alone is for a node that is gone: where training workers fill the node, an actor would wait for ever.
+    here = ray.get_runtime_context().get_node_id()
+    node = NodeAffinitySchedulingStrategy(here, soft=True, _spill_on_unavailable=True)
     # A step is a pure function, so a maker that dies is started again and asked again.
     options = {"num_cpus": _TASK_CPUS, "max_restarts": -1, "max_task_retries": -1, "scheduling_strategy": node}
     makers = [_idle.pop() for _ in range(min(workers, len(_idle)))] if keep else []
