@@ -56,15 +56,19 @@ class VisionEncoder(nn.Module):
 
     def train(self, mode: bool = True) -> VisionEncoder:
         """As `nn.Module.train`, but with frozen statistics it stays in eval mode."""
-        if mode:  # `eval()` before every answer keeps the copy: fusing takes longer than an answer
-            self._fused.clear()
+        if mode and any(p.requires_grad for p in self.backbone.parameters()):
+            self._fused.clear()  # not in `eval()`, which comes before every answer: fusing takes longer than an answer
         return super().train(mode and not self.frozen)
 
     def inference_copy(self) -> Any:
-        """The fused copy of the backbone, made anew where a weight has changed in place since."""
+        """The fused copy of the backbone, made anew where a weight has changed in place since.
+
+        While the weights are spread over workers (ZeRO-3 leaves empty parameters), the copy made before stands.
+        """
         tensors = (*self.backbone.parameters(), *self.backbone.buffers())
         made_from = (sum(t._version for t in tensors), self.compute_dtype)
-        if not self._fused or self._fused_from != made_from:
+        spread = any(t.numel() == 0 for t in tensors)
+        if not self._fused or (self._fused_from != made_from and not spread):
             fused = reparameterize_model(self.backbone.eval(), inplace=False)
             fused = fused.requires_grad_(False).to(self.compute_dtype).to(memory_format=torch.channels_last)
             self._fused, self._fused_from = [fused], made_from
