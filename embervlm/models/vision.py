@@ -38,6 +38,7 @@ class VisionEncoder(nn.Module):
         self.compute_dtype = torch.float32
         self._fused: list[Any] = []  # in a list, so that it is no submodule and is never saved
         self._fused_from: tuple[int, torch.dtype] | None = None
+        self._held = False
 
     def load_weights(self, source: str, config: EmberVLMConfig) -> None:
         """Pretrained weights from the timm hub ("timm") or a safetensors file; an error if they do not fit."""
@@ -50,25 +51,31 @@ class VisionEncoder(nn.Module):
 
     def freeze(self, parameters: bool = True, statistics: bool = True) -> None:
         """Stop (or resume) gradients and batch statistics; the latter stay still through any later `train()`."""
-        self.frozen = statistics
+        self.frozen, self._held = statistics, False
         self.requires_grad_(not parameters)
         self.train(self.training)
 
     def train(self, mode: bool = True) -> VisionEncoder:
         """As `nn.Module.train`, but with frozen statistics it stays in eval mode."""
-        if mode and any(p.requires_grad for p in self.backbone.parameters()):
-            self._fused.clear()  # not in `eval()`, which comes before every answer: fusing takes longer than an answer
+        if mode and not self._held:  # `eval()` before every answer keeps the copy: fusing takes longer than an answer
+            self._fused.clear()
         return super().train(mode and not self.frozen)
 
-    def inference_copy(self) -> Any:
-        """The fused copy of the backbone, made anew where a weight has changed in place since.
+    def hold_copy(self) -> None:
+        """Fuse the backbone now and keep to that copy until the next `freeze`.
 
-        While the weights are spread over workers (ZeRO-3 leaves empty parameters), the copy made before stands.
+        For weights that stand still while ZeRO-3 spreads them over the workers: between their uses they are empty, each
+        gathering counts as a change, and a copy made by then would carry DeepSpeed's hooks.
         """
+        self._held = False
+        self.inference_copy()
+        self._held = True
+
+    def inference_copy(self) -> Any:
+        """The fused copy of the backbone, made anew where a weight has changed in place since."""
         tensors = (*self.backbone.parameters(), *self.backbone.buffers())
         made_from = (sum(t._version for t in tensors), self.compute_dtype)
-        spread = any(t.numel() == 0 for t in tensors)
-        if not self._fused or (self._fused_from != made_from and not spread):
+        if not self._fused or (self._fused_from != made_from and not self._held):
             fused = reparameterize_model(self.backbone.eval(), inplace=False)
             fused = fused.requires_grad_(False).to(self.compute_dtype).to(memory_format=torch.channels_last)
             self._fused, self._fused_from = [fused], made_from

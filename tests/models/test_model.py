@@ -161,11 +161,12 @@ def test_the_fused_encoder_agrees_with_the_plain_one() -> None:
     assert torch.allclose(fused, plain.flatten(2).transpose(1, 2), atol=1e-3)
 
 
-def test_a_frozen_encoder_answers_while_its_weights_are_spread_over_workers() -> None:
-    """ZeRO-3 leaves parameters empty between their uses, and counts them as changed."""
+def test_a_held_copy_answers_while_the_weights_are_spread_over_workers() -> None:
+    """ZeRO-3 leaves parameters empty between their uses, and every gathering counts as a change."""
     model = tiny()
     model.vision.freeze()
     pixels = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
+    model.vision.hold_copy()
     before = model.visual_features(pixels)
     with torch.no_grad():
         for parameter in model.vision.parameters():

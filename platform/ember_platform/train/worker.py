@@ -222,7 +222,7 @@ class _Worker:
         vision = self.model.vision
         if self.settings.zero_stage == 3 and not any(p.requires_grad for p in vision.parameters()):
             with self.backend.whole() if self.backend is not None else contextlib.nullcontext():
-                vision.inference_copy()
+                vision.hold_copy()
 
     def together(self, phase: int) -> int:
         """Shares that have one forward and backward pass, as their loss needs them all."""
