@@ -27,6 +27,8 @@ def test_overrides_are_yaml_with_plain_exponents() -> None:
     assert config.stage(1).early_stop is not None
     assert Path(config.data.robot_data or "").is_absolute()
     assert config.sources == ["emberworld", "robot_selection"]
+    words = load_config(LAPTOP, ["data.feature_cache=on", "cluster.use_gpu=false"])
+    assert (words.data.feature_cache, words.cluster.use_gpu) == ("on", False)
 
 
 @pytest.mark.parametrize(
