@@ -11,7 +11,7 @@ import types
 import typing
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -33,7 +33,7 @@ def fault(key: str, message: str) -> PydanticCustomError:
 class _Loader(yaml.SafeLoader):
     """SafeLoader with the floats and booleans of YAML 1.2's core schema."""
 
-    yaml_implicit_resolvers: ClassVar = {
+    yaml_implicit_resolvers = {
         first: [(tag, pattern) for tag, pattern in found if tag != "tag:yaml.org,2002:bool"]
         for first, found in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
