@@ -64,7 +64,8 @@ def without_qk_norm(model: Any) -> Any:
         raise ValueError(f"QK Norm: a {text['model_type']} decoder has none to leave out")
     kept = ["hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim"]
     kept += ["intermediate_size", "vocab_size", "max_position_embeddings", "tie_word_embeddings", "rms_norm_eps"]
-    values = {name: text[name] for name in kept} | {"model_type": "llama", "rope_theta": 10000.0}
+    kept += [name for name in ("rope_parameters", "hidden_act") if name in text]
+    values = {name: text[name] for name in kept} | {"model_type": "llama"}
     config = type(model.config)(**{**model.config.to_dict(), "text_config": values})
     plain = type(model)(config)
     left = plain.load_state_dict(model.state_dict(), strict=False)
