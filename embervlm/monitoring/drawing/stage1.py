@@ -155,7 +155,10 @@ def embedding_frame(
     embedding_panel(
         ax, places[0][s], places[1][s], f"Embedding space (t-SNE), step {data.steps[s]:,}", palette, figures
     )
-    ax.legend(loc="upper right", frameon=True)
+    # Above the frame: inside, some point would lie under it.
+    ax.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2, fontsize=7, borderaxespad=0.2, handletextpad=0.1)
+    ax.title.set_horizontalalignment("left")
+    ax.title.set_x(0)
 
 
 # ------------------------------------------------------------------- retrieval
