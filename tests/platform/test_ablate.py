@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -98,3 +101,31 @@ def test_every_arm_is_trained_alike_and_the_figure_has_the_difference(
         80
     )
     assert "7 steps" in found.source
+
+
+def test_dry_run_says_what_and_how_long_and_trains_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(ablate, "run_pipeline", lambda *given, **named: pytest.fail("trained"))
+    given = ["--config", str(root / "configs" / "laptop.yaml"), "--dry-run", "--steps", "20", f"output_dir={tmp_path}"]
+    assert ablate.main(given) == 1
+    assert "stage2/final: no model" in capsys.readouterr().err
+    start = tmp_path / "stage2" / "final" / "config.json"
+    start.parent.mkdir(parents=True)
+    start.write_text("{}")
+    assert ablate.main(given) == 0
+    assert "no estimate of the time" in capsys.readouterr().out
+    own, trained = tmp_path / "stage3", tmp_path / "ablations" / "repvit" / "stage3"
+    for folder in (own, trained):
+        folder.mkdir(parents=True)
+        (folder / "done.json").write_text(json.dumps({"startup_seconds": {"imports": 5, "model": 15}}))
+    pq.write_table(pa.table({"seconds": [9.0, 2.0, 2.0]}), own / "history.parquet")
+    rows = [{"part": "training", "seconds": 900.0}, {"part": "evaluation", "seconds": 60.0}]
+    (own / "emissions.json").write_text(json.dumps(rows))
+    before = sorted(tmp_path.rglob("*"))
+    assert ablate.main(given) == 0
+    said = capsys.readouterr().out
+    # 20 s to start, 20 steps of 2 s, 60 s to evaluate; five of six arms are not trained yet.
+    assert "about 10 minutes for the 5 that are not trained (going by the run's own stage 3, 120 s each)" in said
+    assert "RepViT: random weights, frozen, trained before" in said
+    assert sorted(tmp_path.rglob("*")) == before
