@@ -325,13 +325,9 @@ def _figures(args: argparse.Namespace) -> None:
     report = draw_run(args.folder, options, args.workers)
     written: list[Path] = []
     if args.report:
-        from embervlm.monitoring.report import write_html, write_latex, write_pdf
+        from embervlm.monitoring.report import write_reports
 
-        written = [
-            write_html(args.folder, safe_colors=args.safe_colors),
-            write_pdf(args.folder),
-            write_latex(args.folder),
-        ]
+        written = write_reports(args.folder, args.safe_colors, args.workers)
     if args.json:
         drawn = {f"{o.home}/{o.name}": [str(path) for path in o.files] for o in report.drawn()}
         print(json.dumps({"drawn": drawn, "not_drawn": report.missing(), "reports": list(map(str, written))}, indent=2))

@@ -10,6 +10,8 @@ the same order), measured on the test split. What stands in a part's place:
     QK Norm           the same decoder without norms of queries and keys (the Llama architecture)
     Reasoning Module  no loss on chains and reasons
     RepViT            the encoder with random weights, frozen
+
+`--dry-run` says what would be trained, and how long that takes going by the run's own stage 3.
 """
 
 from __future__ import annotations
@@ -22,10 +24,10 @@ from typing import Any
 
 import numpy as np
 
-from ember_platform import figures
+from ember_platform import energy, figures
 from ember_platform.config import ConfigError, RunConfig, load_config
 from ember_platform.data.manifest import DataError
-from ember_platform.train.folders import FINAL, stage_dir
+from ember_platform.train.folders import DONE, FINAL, read_json, stage_dir
 from ember_platform.train.loop import TrainingError
 from ember_platform.train.pipeline import run_pipeline
 from ember_platform.train.plan import PlanError
@@ -64,7 +66,8 @@ def without_qk_norm(model: Any) -> Any:
         raise ValueError(f"QK Norm: a {text['model_type']} decoder has none to leave out")
     kept = ["hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim"]
     kept += ["intermediate_size", "vocab_size", "max_position_embeddings", "tie_word_embeddings", "rms_norm_eps"]
-    values = {name: text[name] for name in kept} | {"model_type": "llama", "rope_theta": 10000.0}
+    kept += [name for name in ("rope_parameters", "hidden_act") if name in text]
+    values = {name: text[name] for name in kept} | {"model_type": "llama"}
     config = type(model.config)(**{**model.config.to_dict(), "text_config": values})
     plain = type(model)(config)
     left = plain.load_state_dict(model.state_dict(), strict=False)
@@ -98,11 +101,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Train robot selection without one part at a time.")
     parser.add_argument("--config", required=True, help="the run's YAML configuration")
     parser.add_argument("--steps", type=int, default=60, help="optimizer steps of each training (default: 60)")
+    parser.add_argument("--dry-run", action="store_true", help="say what would be trained and how long that takes")
     parser.add_argument("overrides", nargs="*", help="dotted overrides, such as output_dir=outputs")
     options = parser.parse_args(arguments)
     try:
         config = load_config(options.config, options.overrides)
         parent = Path(stage_dir(config.output_dir, STAGE - 1), FINAL)
+        if options.dry_run:
+            print("\n".join(_planned(config, options.steps, parent)))
+            return 0
         scores = {name: _trained(name, options, config, parent) for name in ARMS}
         _keep(config, scores, options.steps)
         print("\n".join(figures.draw(config, report=False)))
@@ -112,11 +119,50 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
+def _planned(config: RunConfig, steps: int, parent: Path) -> list[str]:
+    """What would be trained, in lines for a terminal.
+
+    Raises:
+        PlanError: the run has no stage-2 model.
+    """
+    if not (parent / "config.json").is_file():
+        raise PlanError(f"{parent}: no model; every arm starts from it, so train the run to stage {STAGE - 1} first")
+    lines, left = [f"{len(ARMS)} trainings of stage {STAGE}, {steps} steps each, from {parent}"], 0
+    for name, (_, overrides, instead) in ARMS.items():
+        trained = Path(stage_dir(str(_folder(config, name)), STAGE), DONE).is_file()
+        left += not trained
+        said = [text for text in (instead, *overrides, "trained before" if trained else "") if text]
+        lines.append(f"  {name}" + (f": {', '.join(said)}" if said else ""))
+    seconds = _seconds(config, steps)
+    if seconds is None:
+        return [*lines, f"no estimate of the time: the run's own stage {STAGE} is not done"]
+    each = f"going by the run's own stage {STAGE}, {seconds:.0f} s each"
+    return [*lines, f"about {left * seconds / 60:.0f} minutes for the {left} that are not trained ({each})"]
+
+
+def _seconds(config: RunConfig, steps: int) -> float | None:
+    """What an arm takes going by the run's own stage 3: its start, so many of its steps, its evaluation.
+
+    High by the baselines, which an arm is not measured beside. None where the run has no stage 3.
+    """
+    folder = Path(stage_dir(config.output_dir, STAGE))
+    done = read_json(str(folder / DONE))
+    if done is None:
+        return None
+    step = float(np.median(figures.history_of(folder)["seconds"]))
+    evaluation = sum(row["seconds"] for row in energy.read(str(folder)) if row["part"] == "evaluation")
+    return float(sum(done["startup_seconds"].values()) + steps * step + evaluation)
+
+
+def _folder(config: RunConfig, name: str) -> Path:
+    """Where an arm is trained."""
+    return Path(config.output_dir, "ablations", name.lower().replace(" ", "-"))
+
+
 def _trained(name: str, options: argparse.Namespace, config: RunConfig, parent: Path) -> tuple[float, int]:
     """One arm's score on the test split, and how many records that is; trained before where it was."""
     change, overrides, _ = ARMS[name]
-    folder = Path(config.output_dir, "ablations", name.lower().replace(" ", "-"))
-    start = parent
+    folder, start = _folder(config, name), parent
     if change is not None:
         start = folder / "start"
         if not (start / "config.json").is_file():

@@ -10,9 +10,12 @@ import io
 import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import matplotlib
+import numpy as np
+from matplotlib.backend_bases import FigureCanvasBase
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -68,12 +71,13 @@ class Canvas:
         """
         with matplotlib.rc_context(STYLE):
             figure = _filled(size, draw, source)
-            png = _png(figure, self.dpi)
+            picture = _picture(figure, self.dpi)
             if save:
+                png = _png(picture, self.dpi)
                 self._write(f"{name}.png", png)
                 if self.vector and vector:
                     self._save_vector(figure, name, png)
-        return figure, _opened(png)
+        return figure, picture
 
     def animate(self, name: str, size: tuple[float, float], frames: Sequence[Draw], source: str = "") -> Path:
         """Draw one frame after the other and write them as an endless GIF."""
@@ -81,7 +85,7 @@ class Canvas:
         with matplotlib.rc_context(STYLE):
             for draw in frames:
                 figure = _filled(size, draw, source)
-                pictures.append(_opened(_png(figure, min(self.dpi, GIF_DPI))).quantize(128))
+                pictures.append(_picture(figure, min(self.dpi, GIF_DPI)).quantize(128))
         times = [_FRAME_MS] * (len(pictures) - 1) + [_LAST_FRAME_MS]
         buffer = io.BytesIO()
         pictures[0].save(
@@ -118,12 +122,20 @@ def _filled(size: tuple[float, float], draw: Draw, source: str) -> Figure:
     return figure
 
 
-def _png(figure: Figure, dpi: int) -> bytes:
+def _picture(figure: Figure, dpi: int) -> Image.Image:
+    """The figure as pixels, drawn once: `savefig` would draw it a second time for its layout alone."""
+    own, canvas = figure.dpi, FigureCanvasAgg(figure)
+    figure.dpi = dpi
+    try:
+        canvas.draw()
+        return Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
+    finally:
+        figure.dpi = own
+        # Else the pixels would live as long as the figure.
+        FigureCanvasBase(figure)
+
+
+def _png(picture: Image.Image, dpi: int) -> bytes:
     buffer = io.BytesIO()
-    options: dict[str, Any] = {"compress_level": 4}
-    figure.savefig(buffer, format="png", dpi=dpi, pil_kwargs=options)
+    picture.save(buffer, "PNG", dpi=(dpi, dpi), compress_level=4)
     return buffer.getvalue()
-
-
-def _opened(png: bytes) -> Image.Image:
-    return Image.open(io.BytesIO(png)).convert("RGB")

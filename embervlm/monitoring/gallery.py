@@ -304,7 +304,10 @@ def draw_run(run: str | Path, options: Options | None = None, workers: int = 1) 
         if pool is None:
             calls = [lambda job=job: _draw(str(run), job, options) for job in jobs]  # type: ignore[misc]
         else:
-            calls = [pool.submit(_draw, str(run), job, options).result for job in jobs]
+            # Series take longest: begun last, they would leave the other processes nothing to do beside them.
+            order = sorted(jobs, key=lambda job: not isinstance(job, str))
+            begun = {job: pool.submit(_draw, str(run), job, options) for job in order}
+            calls = [begun[job].result for job in jobs]
         for job, call in zip(jobs, calls, strict=True):
             name = job if isinstance(job, str) else job.kind.name
             home = SERIES[job].home if isinstance(job, str) else job.kind.home

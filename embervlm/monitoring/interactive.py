@@ -56,7 +56,7 @@ def _surface(x: Any, y: Any, z: Any, cmap: Any, **options: Any) -> Any:
 
 def _scene(x: str, y: str, z: str) -> dict[str, Any]:
     # Far enough away that the labels stay inside a telephone's width, too.
-    camera = {"eye": {"x": -1.8, "y": -2.2, "z": 1.2}, "center": {"x": 0, "y": 0, "z": -0.1}}
+    camera = {"eye": {"x": -2.25, "y": -2.75, "z": 1.5}, "center": {"x": 0, "y": 0, "z": -0.1}}
     return {"xaxis_title": x, "yaxis_title": y, "zaxis_title": z, "aspectmode": "cube", "camera": camera}
 
 
@@ -111,7 +111,9 @@ def _(data: d.LayerAccuracy, palette: Palette) -> Any | None:
         for n, name in enumerate(data.robots)
     ]
     figure.update_layout(updatemenus=[{"buttons": buttons, "x": 0, "y": 1.08, "xanchor": "left"}])
-    return figure.update_layout(scene={**_scene("layer", "training step", "accuracy"), "zaxis_range": [0, 1]})
+    # Layers are whole, and a telephone has room for few of their numbers.
+    ticks = {"zaxis_range": [0, 1], "xaxis_dtick": max(1, len(data.layers) // 6)}
+    return figure.update_layout(scene=_scene("layer", "training step", "accuracy") | ticks)
 
 
 @_interactive.register

@@ -10,8 +10,10 @@ import base64
 import html
 import io
 import json
+import multiprocessing
 import shutil
 import textwrap
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -71,6 +73,20 @@ def shown(run: str | Path) -> list[Shown]:
 def _shown(run: Path, entry: Entry, row: dict[str, Any]) -> Shown:
     files = tuple(run / name for name in row["files"])
     return Shown(entry, files, row["not_drawn"] or "", row["finding"], row["source"])
+
+
+def write_reports(run: str | Path, safe_colors: bool = False, workers: int = 1) -> list[Path]:
+    """Write all three; with two workers the page and the PDF at the same time.
+
+    Raises:
+        FigureDataError: the run's figures were not drawn yet, or without PDF files.
+    """
+    if workers < 2:
+        return [write_html(run, safe_colors=safe_colors), write_pdf(run), write_latex(run)]
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as other:
+        page = other.submit(write_html, run, safe_colors=safe_colors)
+        rest = [write_pdf(run), write_latex(run)]
+        return [page.result(), *rest]
 
 
 # ------------------------------------------------------------------------ HTML

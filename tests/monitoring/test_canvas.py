@@ -32,7 +32,9 @@ def test_png_pdf_and_svg_are_written_and_returned(tmp_path: Path) -> None:
     with Image.open(tmp_path / "task_robot_heatmap.png") as saved:
         assert saved.info["dpi"] == pytest.approx((300, 300), abs=1)
         assert saved.size == image.size == tuple((figure.get_size_inches() * 300).round().astype(int))
+        assert np.array_equal(np.asarray(saved), np.asarray(image)), "what is returned is what was written"
         assert np.asarray(saved.convert("L")).std() > 10, "not blank"
+    assert figure.dpi == matplotlib.rcParams["figure.dpi"], "the file's resolution is not the figure's"
     assert (tmp_path / "pdf/task_robot_heatmap.pdf").read_bytes().startswith(b"%PDF")
     svg = (tmp_path / "svg/task_robot_heatmap.svg").read_text()
     assert "Selection accuracy by task type and robot" in svg

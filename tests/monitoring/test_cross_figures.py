@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from embervlm.monitoring.data import EdgePareto, FigureDataError
 from embervlm.monitoring.drawing.cross import grams_per_point
@@ -58,6 +59,22 @@ def test_efficiency_bubbles_frontier_and_citations() -> None:
     caption = figure.get_supxlabel()
     assert "SmolVLM-256M: paper A" in caption
     assert "MobileVLM-1.7B: paper B" in caption
+
+
+def test_names_leave_the_frontier_free() -> None:
+    rows = [
+        {"name": "EmberVLM, no picture, fp32", "parameters": 2.6e6, "accuracy": 71.1, "ours": True, "origin": "a run"},
+        {"name": "EmberVLM, direct, fp32", "parameters": 3.7e6, "accuracy": 97.7, "ours": True, "origin": "a run"},
+    ]
+    figure, _ = DRAW.plot_parameter_efficiency_pareto(rows, save=False)
+    ax, renderer = figure.axes[0], FigureCanvasAgg(figure).get_renderer()
+    (start, low), (end, high) = ax.transData.transform(np.column_stack(read.line(ax, "Pareto")))
+    names = [text for text in ax.texts if text.get_text().startswith("EmberVLM")]
+    assert len(names) == 2
+    for text in names:
+        box = text.get_window_extent(renderer)
+        assert not (box.y0 < low < box.y1 and box.x0 < end and box.x1 > start), text.get_text()
+        assert not (box.x0 < end < box.x1 and box.y0 < high and box.y1 > low), text.get_text()
 
 
 def test_bubble_area_is_memory() -> None:

@@ -18,7 +18,7 @@ from embervlm.monitoring import data as d
 from embervlm.monitoring import gallery as g
 from embervlm.monitoring.entries import GALLERY
 from embervlm.monitoring.interactive import interactive
-from embervlm.monitoring.report import latex_text, shown, write_html, write_latex, write_pdf
+from embervlm.monitoring.report import latex_text, shown, write_html, write_latex, write_pdf, write_reports
 from tests.monitoring import samples
 
 #: Figures of the run that the report is made of: one animation, four interactive ones, one that is neither.
@@ -121,6 +121,19 @@ def test_latex_bundle_has_a_float_and_a_file_per_figure(run: Path) -> None:
         assert (path.parent / name).read_bytes().startswith(b"%PDF")
     assert text.isascii() or all(letter not in text for letter in "→–−×≥‖")
     assert latex_text("50% of a_b → c") == r"50\% of a\_b $\rightarrow$ c"
+
+
+def test_two_processes_write_the_same_reports(run: Path) -> None:
+    found = []
+    for workers in (1, 2):
+        paths = write_reports(run, workers=workers)
+        assert [path.relative_to(run).as_posix() for path in paths] == [
+            "report.html",
+            "report.pdf",
+            "figures/latex/figures.tex",
+        ]
+        found.append([path.read_bytes() for path in paths])
+    assert found[0] == found[1]
 
 
 def test_reports_say_what_to_do_before_figures_are_drawn(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from embervlm.monitoring.data import AttentionFlow, FigureDataError
+from embervlm.monitoring.drawing.parts import free_corner
 from embervlm.monitoring.drawing.sankey import node_places, throughput
 from embervlm.monitoring.stage_visualizations import Stage4Visualizer
 from tests.monitoring import reading as read
@@ -162,3 +163,13 @@ def test_cot_examples_compare_answers() -> None:
     assert said[2] == "same"
     assert said[4] == "directly: Underwater Robot\nwith chain: Humanoid"
     assert said[5] == "differs"
+
+
+@pytest.mark.parametrize(
+    ("values", "counts", "corner"),
+    [([3, 4], [1, 383], "left"), ([3, 4, 17], [2, 45, 1], "right"), ([4], [9], "left"), ([3, 4], [5, 1], "right")],
+)
+def test_the_legend_of_step_counts_stands_away_from_the_highest_bar(
+    values: list[int], counts: list[int], corner: str
+) -> None:
+    assert free_corner(np.array(values), np.array(counts)) == f"upper {corner}"

@@ -172,14 +172,17 @@ def carbon_footprint(figure: Figure, data: CarbonFootprint, palette: Palette) ->
         )
         ink = parts.text_on(color if not isinstance(color, str) else (0.74, 0.74, 0.74))
         title = f"Stage {data.stages[g]}: {_mass(grams[g])} ({grams[g] / grams.sum():.0%})\n{per}"
-        _fitted(ax, box, title, box["y"] + 2, ink, 9.5, weight="bold")
-        _inner_boxes(ax, data, int(g), box, ink)
+        plate = {"boxstyle": "square,pad=0.15", "fc": color, "ec": "none"} if hatch else None
+        _fitted(ax, box, title, box["y"] + 2, ink, 9.5, weight="bold", bbox=plate)
+        _inner_boxes(ax, data, int(g), box, ink, plate)
     bar = parts.colorbar(figure, shades, ax, "g CO2eq per point of accuracy gained (grey: not measured)")
     if not known.size:
         bar.ax.set_visible(False)
 
 
-def _inner_boxes(ax: Axes, data: CarbonFootprint, g: int, box: dict[str, float], ink: str) -> None:
+def _inner_boxes(
+    ax: Axes, data: CarbonFootprint, g: int, box: dict[str, float], ink: str, plate: dict[str, Any] | None
+) -> None:
     import squarify
 
     rows = [i for i in np.argsort(-data.grams, kind="stable") if data.stage[i] == g and data.grams[i] > 0]
@@ -200,18 +203,30 @@ def _inner_boxes(ax: Axes, data: CarbonFootprint, g: int, box: dict[str, float],
                 linewidth=0.6,
             )
         )
-        _fitted(ax, inner, f"{data.parts[i]}\n{_mass(data.grams[i])}", inner["y"] + inner["dy"] / 2 - 3, ink, 8)
+        words = f"{data.parts[i]}\n{_mass(data.grams[i])}"
+        _fitted(ax, inner, words, inner["y"] + inner["dy"] / 2 - 3, ink, 8, bbox=plate)
 
 
 def _fitted(
-    ax: Axes, box: dict[str, float], words: str, y: float, ink: str, size: float, weight: str = "normal"
+    ax: Axes, box: dict[str, float], words: str, y: float, ink: str, size: float, weight: str = "normal", **options: Any
 ) -> None:
     """A text in a box, smaller where the box is narrow, left out where it would not be readable."""
     longest = max(len(line) for line in words.split("\n"))
-    # A character of size 8 is about 1.3 units wide here, a line about 4 high.
-    size = min(size, 8 * box["dx"] / (1.32 * longest), 8 * box["dy"] / (4.2 * (words.count("\n") + 1)))
+    # A character of size 8 is about 1.3 units wide here (bold ones more), a line about 4 high.
+    width = 1.5 if weight == "bold" else 1.32
+    size = min(size, 8 * box["dx"] / (width * longest), 8 * box["dy"] / (4.2 * (words.count("\n") + 1)))
     if size >= 5.5:
-        ax.text(box["x"] + box["dx"] / 2, y, words, ha="center", va="top", fontsize=size, color=ink, weight=weight)
+        ax.text(
+            box["x"] + box["dx"] / 2,
+            y,
+            words,
+            ha="center",
+            va="top",
+            fontsize=size,
+            color=ink,
+            weight=weight,
+            **options,
+        )
 
 
 def _mass(grams: float) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -85,20 +86,21 @@ def scatter(
                 label=label,
             )
             image = drawn
-    _names(ax, cost, data, sizes, set(front), palette)
+    _names(ax, cost, data, sizes, front, palette)
     return image
 
 
 def _names(
-    ax: Axes, cost: Values, data: EfficiencyPareto | EdgePareto, sizes: Values, front: set[int], palette: Palette
+    ax: Axes, cost: Values, data: EfficiencyPareto | EdgePareto, sizes: Values, front: list[int], palette: Palette
 ) -> None:
-    """A name beside each bubble, where it hides least of the bubbles and of the names before it."""
+    """A name beside each bubble, where it hides least of the bubbles, the frontier and the names before it."""
     ax.margins(0.16, 0.16)
     ax.autoscale_view()
     centres = ax.transData.transform(np.column_stack([cost, data.accuracy])) * 72 / ax.figure.dpi
     frame = np.asarray(ax.bbox.extents) * 72 / ax.figure.dpi
     radii = np.sqrt(sizes) / 2
     taken = [(x - r, y - r, x + r, y + r) for (x, y), r in zip(centres, radii, strict=True)]
+    taken += _steps(centres[front])
     for i in np.argsort(-data.accuracy):
         memory = "memory unknown" if np.isnan(data.memory_mb[i]) else f"{data.memory_mb[i]:,.0f} MB"
         words = f"{data.models[i]}{' *' if int(i) in front else ''}\n{data.accuracy[i]:.1f}, {memory}"
@@ -127,6 +129,14 @@ def _names(
             bbox=parts.PLATE,
             zorder=5,
         )
+
+
+def _steps(corners: Values) -> list[tuple[float, float, float, float]]:
+    """The frontier's runs and rises as boxes, as thick as what must stay free for the line to be seen."""
+    found = []
+    for (x, y), (right, top) in itertools.pairwise(corners):
+        found += [(x, y - 2, right, y + 2), (right - 2, y, right + 2, top)]
+    return found
 
 
 def _covered(

@@ -177,6 +177,11 @@ def mark_line(ax: Axes, value: float, label: str, color: str, dash: Any = "--") 
     ax.axvline(value, color=color, linestyle=dash, linewidth=1.2, label=label)
 
 
+def free_corner(values: Values, counts: Values) -> str:
+    """The upper corner of a histogram that is away from its highest bar."""
+    return "upper left" if 2 * values[counts.argmax()] >= values[0] + values[-1] else "upper right"
+
+
 def note(ax: Any, text: str, x: float = 0.02, y: float = 0.98, **options: Any) -> None:
     """A small box with a sentence in a corner of the axes."""
     vertical = "top" if y > 0.5 else "bottom"

@@ -6,9 +6,13 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from embervlm.monitoring.data import RobotRadar
+from embervlm.monitoring.drawing.parts import PLATE
 from embervlm.monitoring.style import FAINT, Palette, short
 
 SPOKES = ("Precision", "Recall", "F1", "Confidence", "Support")
+RINGS = (0.2, 0.4, 0.6, 0.8, 1.0)
+#: Angle of the rings' numbers, from the first spoke.
+_BESIDE = np.radians(7)
 
 
 def robot_radar(figure: Figure, data: RobotRadar, palette: Palette) -> None:
@@ -37,8 +41,10 @@ def robot_radar(figure: Figure, data: RobotRadar, palette: Palette) -> None:
     ax.set_theta_direction(-1)  # type: ignore[attr-defined]
     ax.set_xticks(angles, [*SPOKES[:4], f"Support\n(1 = {most}\ntasks)"])
     ax.set_ylim(0, 1)
-    ax.set_yticks([0.2, 0.4, 0.6, 0.8, 1.0], ["0.2", "0.4", "0.6", "0.8", "1"], color=FAINT, fontsize=7)
-    ax.set_rlabel_position(18)  # type: ignore[attr-defined]
+    ax.set_yticks(RINGS, [""] * len(RINGS))
+    for ring in RINGS:
+        # Tick labels would lie under the lines.
+        ax.text(_BESIDE, ring, f"{ring:g}", ha="center", va="center", fontsize=7, color=FAINT, bbox=PLATE, zorder=4)
     ax.spines["polar"].set_color("#cccccc")
     ax.tick_params(axis="x", pad=16)
     ax.legend(loc="upper left", bbox_to_anchor=(1.12, 1.02))

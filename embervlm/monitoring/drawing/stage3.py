@@ -256,7 +256,7 @@ def reasoning_quality(figure: Figure, data: ReasoningQuality, palette: Palette) 
     parts.mark_line(left, mean, f"mean {mean:.2f}", red)
     parts.mark_line(left, median, f"median {median:g}", INK, ":")
     left.set(xlabel="Reasoning steps", ylabel="Chains", title="Step count", ylim=(0, counts.max() * 1.3), xticks=values)
-    left.legend(loc="upper left")
+    left.legend(loc=parts.free_corner(values, counts))
     _coherence_against_accuracy(middle, data, blue, red)
     shares, (low, high) = (
         st.share(data.keyword_correct, data.keyword_total),

@@ -198,7 +198,7 @@ def dashboard(figure: Figure, data: ReasoningDashboard, palette: Palette) -> Non
     parts.mark_line(c, data.step_counts.mean(), f"mean {data.step_counts.mean():.2f}", INK)
     parts.mark_line(c, float(np.median(data.step_counts)), f"median {np.median(data.step_counts):g}", FAINT, ":")
     c.set(xlabel="Reasoning steps", ylabel="Chains", title="Step count", xticks=values, ylim=(0, counts.max() * 1.25))
-    c.legend(loc="upper left")
+    c.legend(loc=parts.free_corner(values, counts))
     spread = np.random.default_rng(0).uniform(-0.12, 0.12, len(data.step_counts))
     d.scatter(data.step_counts + spread, data.coherence, s=11, color=red, alpha=0.5, linewidths=0, rasterized=True)
     line = st.trend(data.step_counts, data.coherence)
