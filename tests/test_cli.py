@@ -61,14 +61,18 @@ def test_select_answers_as_json(nano_folder: Path, tmp_path: Path, capsys: pytes
     argv = ["select", "--model", str(nano_folder), "--task", "Inspect the hull", "--top-k", "2", "--json"]
     assert main([*argv, "--image", str(picture), "--fleet", str(fleet)]) == 0
     answer = json.loads(capsys.readouterr().out)
-    assert set(answer) == {"robots", "team", "plan", "reasoning"}
+    assert set(answer) == {"robots", "team", "none", "familiarity", "plan", "reasoning"}
+    assert 0 <= answer["none"] <= 1
+    assert answer["familiarity"] is None, "the folder has no statistics"
     assert len(answer["robots"]) == 2
     assert {row["robot"] for row in answer["robots"]} <= {"Crawler", "Boat", "Crane"}
 
 
 def test_select_prints_robots_best_first(nano_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["select", "--model", str(nano_folder), "--task", "Inspect the hull"]) == 0
-    shares = [float(line.split("%")[0].split()[-1]) for line in capsys.readouterr().out.splitlines()]
+    *robots, none = capsys.readouterr().out.splitlines()
+    assert none.startswith("none of these")
+    shares = [float(line.split("%")[0].split()[-1]) for line in robots]
     assert len(shares) == 5
     assert shares == sorted(shares, reverse=True)
 

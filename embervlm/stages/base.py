@@ -92,6 +92,7 @@ class Stage(ABC):
     def prepare(self, model: EmberVLM, phase: str) -> None:
         """Set what trains and what is frozen; frozen parts are in eval mode, batch statistics included."""
         model.train()
+        model.familiarity = None  # it belongs to the weights as they were
         model.requires_grad_(False)
         for part in self.trained(model, phase):
             part.requires_grad_(True)
@@ -99,9 +100,18 @@ class Stage(ABC):
         model.vision.freeze(parameters=not vision_trains, statistics=self.number != 0)
 
     def finish(  # noqa: B027 - most stages have nothing to fit
-        self, module: StageModule, processor: EmberVLMProcessor, records: Sequence[Record]
+        self,
+        module: StageModule,
+        processor: EmberVLMProcessor,
+        records: Sequence[Record],
+        training: Sequence[Record] = (),
     ) -> None:
-        """What is fitted on validation records after training, before the model is saved (calibration)."""
+        """What is fitted after training, before the model is saved: calibration, and how far inputs may lie.
+
+        Args:
+            records: validation records.
+            training: `trusting.TRAINING` training records, for what is compared with them.
+        """
 
     def group(self, record: Record) -> str:
         """Records of one group share work when they share a batch (a fleet is read once); "" where none do."""

@@ -77,6 +77,8 @@ function facts(answer) {
   const { model, timings } = answer;
   const rows = {
     "Model": `${model.name} ${model.version}${model.alias ? ` (${model.alias})` : ""}`,
+    ...(answer.none == null ? {} : { "No robot can": percent(answer.none) }),
+    ...(answer.familiarity == null ? {} : { "Familiarity": percent(answer.familiarity) }),
     "Fleet": `${answer.fleet.name ?? "as edited here"}, ${answer.fleet.robots} robots`,
     "Time": `${timings.total_ms.toFixed(0)} ms: reading ${timings.read_ms.toFixed(0)}, waiting ${timings.queue_ms.toFixed(0)}, model ${timings.model_ms.toFixed(0)}`,
     "Request": answer.request_id,

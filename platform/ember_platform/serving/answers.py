@@ -37,6 +37,8 @@ def select_answer(
         fleet=fleet.ref,
         robots=robots,
         team=answer["team"],
+        none=answer.get("none"),
+        familiarity=answer.get("familiarity"),
         plan=[PlanStep(**step) for step in answer["plan"]],
         reasoning=answer["reasoning"] if reasoning else None,
         attention=_attention(answer, fleet, robots),

@@ -39,6 +39,7 @@ class ModelDesk:
     def finish(self, stage: int, best: str, final: str) -> None:
         """The best checkpoint's model, calibrated on validation records, as the stage's end product."""
         from embervlm.stages import get_stage
+        from embervlm.stages.trusting import TRAINING
 
         definition = get_stage(stage)
         manifest = Manifest.load(self.data_dir)
@@ -46,7 +47,8 @@ class ModelDesk:
             records = setup.split_records(manifest, stage, "validation", None, self.config.seed)
             module = definition.module(model)
             module.eval()
-            definition.finish(module, processor, records)
+            training = setup.split_records(manifest, stage, "train", TRAINING, self.config.seed) if stage >= 3 else []
+            definition.finish(module, processor, records, training)
             self._save(model, processor, final)
 
     def evaluate(self, stage: int, folder: str, keep: str | None = None) -> tuple[dict[str, Any], str]:
