@@ -117,7 +117,8 @@ class EmberVLMConfig(PretrainedConfig):
             "causal" (as pretrained decoders know it).
         score_temperature, score_bias: calibration of the selection scores, fitted on validation: of all modes together.
         calibration: mode (`embervlm.models.trust.MODES`) → its own temperature and bias, where they were fitted.
-        none_calibration: mode → temperature and bias of the log-odds that no robot suits.
+        none_calibration: "picture", "text" → temperature and bias of the log-odds that no robot suits, where they were
+            fitted.
         team_threshold: confidence from which a robot belongs to the team.
         similarity: weight of the cosine of robot and task in the score of a new model; at 0 the score has no such term.
             Above 0 it starts as that alone, which is worth something where the text side is a pretrained sentence

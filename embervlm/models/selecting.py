@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from scipy.special import expit
 from torch import Tensor
 
 from embervlm.data.prompts import chain_pieces, parse_generated, robot_text, without_brackets
@@ -77,10 +76,12 @@ class SelectionMixin:
 
         Returns:
             `robots`: [{"robot", "confidence"}] best first, the confidence being the probability that the robot can do
-            the task; `team`: names to send; `none`: the probability that no robot of the fleet can do it, where both
-            were as likely beforehand; `familiarity`: the share of validation inputs that were at least as far from
-            training as this one (near 0: nothing like it was seen), None where the model folder has no statistics;
-            `plan`: [{"order", "subtask", "robot"}] and `reasoning`: the steps as text, both empty unless asked for.
+            the task; `team`: names to send, the best one where no robot is likely to be able; `none_of_these`: the
+            probability that no robot of the fleet can do it, where both were as likely beforehand; `familiarity`: the
+            share of validation inputs that were at least as far from training as this one (near 0: nothing like it was
+            seen); `plan`: [{"order", "subtask", "robot"}] and `reasoning`: the steps as text, both empty unless asked
+            for. `none_of_these` and `familiarity` are read before the reasoning, and are None where the model folder
+            has nothing fitted for them.
 
         Raises:
             ValueError: an empty task or a `top_k` below 1. FleetError, ImageError: what is wrong with them.
@@ -117,10 +118,11 @@ class SelectionMixin:
             batch = self._batch(chunk, fleets)
             with recorded_attention() if attention else nullcontext() as weights:
                 output = self(**batch, select=True)
-            answers.extend(
-                self._answer(output.scores[i], fleet, output.context.selected[i], pictured(request), reasoned=False)
-                for i, (request, fleet) in enumerate(zip(chunk, fleets, strict=True))
-            )
+            rows = zip(chunk, fleets, output.scores, output.context.selected, strict=True)
+            answers += [
+                self._answer(scores, scores, fleet, states, mode_of(pictured(request), reasoned=False))
+                for request, fleet, scores, states in rows
+            ]
             if attention:
                 self._looked(answers[-len(chunk) :], batch, weights or [])
         return answers
@@ -205,7 +207,7 @@ class SelectionMixin:
     # ---------------------------------------------------------------- inside
 
     def confidences(  # type: ignore[misc]
-        self: EmberVLM, scores: Tensor | np.ndarray, mode: str = "picture"
+        self: EmberVLM, scores: Tensor | np.ndarray, mode: str
     ) -> np.ndarray:
         """Scores to calibrated probabilities that a robot can do the task; `mode` is one of `trust.MODES`."""
         return torch.sigmoid(torch.from_numpy(self.log_odds(scores, mode))).numpy()
@@ -216,10 +218,16 @@ class SelectionMixin:
         temperature, bias = fitted(self.config.calibration, mode, default)
         return (torch.as_tensor(scores, dtype=torch.float32) / temperature + bias).cpu().numpy()
 
-    def none_probability(self: EmberVLM, scores: Tensor | np.ndarray, mode: str) -> float:  # type: ignore[misc]
-        """The probability that no robot can do the task, from the scores (N,) of all."""
-        temperature, bias = fitted(self.config.none_calibration, mode, (1.0, 0.0))
-        return float(expit(none_log_odds(self.log_odds(scores, mode)) / temperature + bias))
+    def none_probability(self: EmberVLM, scores: Tensor | np.ndarray, kind: str) -> float | None:  # type: ignore[misc]
+        """The probability that no robot can do the task, from the direct scores (N,) of all; None where not fitted.
+
+        `kind` is "picture" or "text".
+        """
+        if kind not in self.config.none_calibration:
+            return None
+        temperature, bias = self.config.none_calibration[kind]
+        log_odds = none_log_odds(self.log_odds(scores, kind)) / temperature + bias
+        return float(torch.sigmoid(torch.tensor(log_odds)))
 
     def fleet_state(self: EmberVLM, robots: Sequence[Robot]) -> FleetState:  # type: ignore[misc]
         """The state of robots, read once and kept for the next request with the same ones."""
@@ -296,10 +304,11 @@ class SelectionMixin:
         return {"forced": forced[0].to(self.device), "forced_mentions": forced[1].to(self.device)}
 
     def _answer(  # type: ignore[misc]
-        self: EmberVLM, scores: Tensor, fleet: Fleet, states: Tensor, pictured: bool, reasoned: bool
+        self: EmberVLM, scores: Tensor, direct: Tensor, fleet: Fleet, states: Tensor, mode: str
     ) -> dict[str, Any]:
-        values = scores[: len(fleet)].float().cpu().numpy()
-        mode = mode_of(pictured, reasoned)
+        """An answer from the scores (N,) that count, the direct ones, and the states (N, D) those were read from."""
+        values, before = (given[: len(fleet)].float().cpu().numpy() for given in (scores, direct))
+        kind = mode.removesuffix("_reasoned")
         confidence = self.confidences(values, mode)
         known: Familiarity | None = self.familiarity
         order = np.argsort(-values, kind="stable")
@@ -307,8 +316,8 @@ class SelectionMixin:
         return {
             "robots": [{"robot": fleet.names[i], "confidence": float(confidence[i])} for i in order],
             "team": team or [fleet.names[order[0]]],
-            "none": self.none_probability(values, mode),
-            "familiarity": None if known is None else known.share(mode_of(pictured, False), states[: len(fleet)]),
+            "none_of_these": self.none_probability(before, kind),
+            "familiarity": None if known is None else known.share(kind, states[: len(fleet)]),
             "plan": [],
             "reasoning": "",
             "scores": values,
@@ -320,7 +329,8 @@ class SelectionMixin:
         assert written.reasoned_scores is not None
         assert written.scores is not None
         assert written.selected is not None
-        answer = self._answer(written.reasoned_scores[row], fleet, written.selected[row], pictured, reasoned=True)
+        mode = mode_of(pictured, reasoned=True)
+        answer = self._answer(written.reasoned_scores[row], written.scores[row], fleet, written.selected[row], mode)
         parts = self.processor.parts(written.sequences[row].tolist(), written.mentions[row].tolist(), fleet.names)
         steps, plan = parse_generated(parts)
         answer["steps"], answer["plan"] = steps, plan

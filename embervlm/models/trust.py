@@ -16,8 +16,12 @@ from torch import Tensor
 from transformers.utils import cached_file
 
 #: What an answer was made from: a picture or text alone, directly or after a chain. A calibration belongs to one.
-MODES = ("picture", "text", "picture_reasoned", "text_reasoned")
+KINDS = ("picture", "text")
+MODES = (*KINDS, *(f"{kind}_reasoned" for kind in KINDS))
+#: Where a model folder keeps its `Familiarity`.
 FILE = "familiarity.safetensors"
+#: What of `from_pretrained`'s arguments says where on a hub the files are.
+HUB_ARGUMENTS = {"cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token"}
 
 
 def mode_of(pictured: bool, reasoned: bool) -> str:
@@ -99,23 +103,23 @@ class Familiarity:
         return (len(known) - nearer + 1) / (len(known) + 1)
 
     def save(self, folder: str | Path) -> None:
-        """Write `familiarity.safetensors` into a model folder."""
+        """Write it into a model folder."""
         from safetensors.torch import save_file
 
         save_file({name: value.contiguous() for name, value in self.tensors.items()}, Path(folder, FILE))
 
     @classmethod
-    def load(cls, name: str | Path) -> Familiarity | None:
-        """That of a model folder or of a hub's model; None where it has none (as folders of older versions)."""
+    def load(cls, name: str | Path, **where: Any) -> Familiarity | None:
+        """That of a model folder or of a hub's model; None where it has none (as folders of older versions).
+
+        Args:
+            where: which of the hub's revisions and caches, as `from_pretrained` was told.
+        """
         from safetensors.torch import load_file
 
-        folder = Path(name)
-        if folder.is_dir():
-            path = str(folder / FILE) if (folder / FILE).is_file() else None
-        else:
-            missing_is_fine = {
-                "_raise_exceptions_for_missing_entries": False,
-                "_raise_exceptions_for_connection_errors": False,
-            }
-            path = cached_file(str(name), FILE, **missing_is_fine)
+        missing_is_fine = {
+            "_raise_exceptions_for_missing_entries": False,
+            "_raise_exceptions_for_connection_errors": False,  # without a network: what the cache has
+        }
+        path = cached_file(str(name), FILE, **missing_is_fine, **where)
         return None if path is None else cls(load_file(path))

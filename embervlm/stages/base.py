@@ -70,6 +70,8 @@ class Stage(ABC):
     mode: str = "max"
     #: The loss terms' weights; a configuration may set others (`get_stage(n, losses)`).
     weights: Mapping[str, float] = MappingProxyType({})
+    #: Training records that `finish` compares others with.
+    compared: int = 0
 
     @abstractmethod
     def trained(self, model: EmberVLM, phase: str) -> list[nn.Module | nn.Parameter]:
@@ -110,7 +112,7 @@ class Stage(ABC):
 
         Args:
             records: validation records.
-            training: `trusting.TRAINING` training records, for what is compared with them.
+            training: `compared` training records.
         """
 
     def group(self, record: Record) -> str:

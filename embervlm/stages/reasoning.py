@@ -25,7 +25,7 @@ from embervlm.data.schema import STEPS, Record
 from embervlm.stages.base import Batch, Gather, Stage, StageModule, chunks
 from embervlm.stages.losses import info_nce, reason_loss, rows_before, selection_losses
 from embervlm.stages.selection import chain_losses, fleet_group, selection_inputs
-from embervlm.stages.trusting import calibrate, finish_direct, finish_reasoned
+from embervlm.stages.trusting import TRAINING, calibrate, finish_direct, finish_reasoned
 
 if TYPE_CHECKING:
     # Processes that only make batches need no model.
@@ -158,6 +158,7 @@ class Reasoning(Stage):
     exchanges = ("joint",)
     trains_vision = ("joint",)
     metric = "first_choice"
+    compared = TRAINING
     weights = MappingProxyType({"reasoning": 0.4, "consistency": 0.2, "answer": 0.6, "grounding": 0.1})
     image_dropout = 0.05
     task_dropout = 0.0

@@ -18,7 +18,7 @@ from embervlm.fleet import Fleet, Robot
 from embervlm.models.config import NAMED_KINDS
 from embervlm.stages.base import Batch, Gather, Stage, StageModule, draws
 from embervlm.stages.losses import asking_loss, language_loss, pointer_loss, reason_loss, selection_losses
-from embervlm.stages.trusting import calibrate, finish_direct
+from embervlm.stages.trusting import TRAINING, calibrate, finish_direct
 from embervlm.world.ontology import REQUIREMENTS
 
 if TYPE_CHECKING:
@@ -92,6 +92,7 @@ class RobotSelection(Stage):
 
     number, name, kind = 3, "robot_selection", "selection"
     metric = "first_choice"
+    compared = TRAINING
     weights = MappingProxyType({"selection": 0.6, "consistency": 0.4})
     #: Shares of training samples whose picture or task is withheld: the model then answers from what is left, and
     #: the text-only and image-only baselines are honest.

@@ -14,7 +14,7 @@ import numpy as np
 from embervlm.data.schema import Record
 from embervlm.evaluation.baselines import labels_of
 from embervlm.evaluation.calibration import fit_calibration
-from embervlm.models.trust import Familiarity, none_log_odds
+from embervlm.models.trust import KINDS, Familiarity, none_log_odds
 
 if TYPE_CHECKING:
     from embervlm.models.modeling import EmberVLM
@@ -43,16 +43,18 @@ def calibrate(model: EmberVLM, found: Mapping[str, Scored]) -> None:
 
     A robot's confidence is to be the chance that it is right: Platt scaling by maximum likelihood over all robots, with
     a weight on the first choices, whose confidence is what a dispatcher acts on. "None of these" is Platt scaling of
-    the log-odds that nobody is able if robots were independent, over fleets of which half have nobody.
+    the log-odds that nobody is able if robots were independent, over fleets of which half have nobody. It is fitted on
+    direct scores alone: a chain names the able robots, so scores after it would change with the company.
     """
     config = model.config
     config.score_temperature, config.score_bias = _fit(*_joined(found.values()))
     config.calibration = {mode: list(_fit(one.scores, one.labels)) for mode, one in found.items()}
     config.none_calibration = {}
-    for mode, one in found.items():
-        odds, empty = none_examples([model.log_odds(row, mode) for row in one.scores], one.labels)
+    for kind in (kind for kind in KINDS if kind in found):
+        one = found[kind]
+        odds, empty = none_examples([model.log_odds(row, kind) for row in one.scores], one.labels)
         if odds:
-            config.none_calibration[mode] = list(fit_calibration([np.array(odds)], [np.array(empty)]))
+            config.none_calibration[kind] = list(fit_calibration([np.array(odds)], [np.array(empty)]))
 
 
 def _joined(parts: Any) -> tuple[Rows, Rows]:
@@ -68,8 +70,8 @@ def none_examples(log_odds: Rows, labels: Rows, seed: int = 0) -> tuple[list[flo
     """Log-odds that nobody is able, for two fleets of every record that has both kinds of robot; and whether it is so.
 
     One fleet is the record's robots that cannot do it, the other is the same with one of them replaced by a robot that
-    can: equally large, and as often the one as the other. A robot's score does not depend on its company, so none has
-    to be asked for.
+    can: equally large, and as often the one as the other. A robot's direct score does not depend on its company, so
+    none has to be asked for.
     """
     rng = np.random.default_rng(seed)
     odds: list[float] = []

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,6 +13,7 @@ import torch
 from PIL import Image
 
 from embervlm import EmberVLM
+from embervlm.models import trust
 from embervlm.models.trust import FILE, Familiarity, fitted, mode_of, none_log_odds
 from embervlm.stages import get_stage
 from embervlm.stages.trusting import Scored, calibrate, kinds_of, none_examples
@@ -48,15 +52,57 @@ def test_answers_use_the_calibration_of_their_mode(nano_folder: Path) -> None:
     picture = Image.new("RGB", (64, 64), "green")
     asked = [{"image": picture, "task": TASK}, {"image": None, "task": TASK}]
     model.config.calibration = {"picture": [2.0, 1.0], "text": [1.0, -1.0], "text_reasoned": [1.0, 3.0]}
+    model.config.none_calibration = {"text": [2.0, 0.5]}
     for reasoning, modes in ((False, ("picture", "text")), (True, ("picture_reasoned", "text_reasoned"))):
         for answer, mode in zip(model.select_many(asked, reasoning, max_new_tokens=2), modes, strict=True):
             expected = model.confidences(answer["scores"], mode)
             assert sorted(r["confidence"] for r in answer["robots"]) == pytest.approx(sorted(expected.tolist()))
-            assert answer["none"] == pytest.approx(float(np.prod(1 - expected)), abs=1e-5)
-    model.config.none_calibration = {"text": [1.0, 2.0]}
-    before = float(np.prod(1 - model.confidences(model.score_many(asked)[1], "text")))
-    after = model.select_many(asked)[1]["none"]
-    assert np.log(after / (1 - after)) == pytest.approx(np.log(before / (1 - before)) + 2, abs=1e-3)
+            if mode.startswith("picture"):
+                assert answer["none_of_these"] is None, "not fitted for this kind of input"
+                continue
+            # Of the direct scores: what a chain adds belongs to the fleet that it was written about.
+            product = float(np.prod(1 - model.confidences(answer.get("direct_scores", answer["scores"]), "text")))
+            odds = np.log(product / (1 - product)) / 2 + 0.5
+            assert answer["none_of_these"] == pytest.approx(1 / (1 + np.exp(-odds)), abs=1e-4)
+
+
+def test_a_folder_of_before_answers_with_its_one_temperature_and_without_the_rest(
+    nano_folder: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(nano_folder, tmp_path / "old")
+    path = tmp_path / "old" / "config.json"
+    content = json.loads(path.read_text())
+    content |= {"score_temperature": 1.7, "score_bias": -0.3}
+    for name in ("calibration", "none_calibration"):
+        del content[name]
+    path.write_text(json.dumps(content))
+    model = EmberVLM.from_pretrained(tmp_path / "old").eval()
+    for image in (None, Image.new("RGB", (64, 64), "green")):
+        (answer,) = model.select_many([{"image": image, "task": TASK}])
+        expected = 1 / (1 + np.exp(-(answer["scores"] / 1.7 - 0.3)))
+        assert sorted(r["confidence"] for r in answer["robots"]) == pytest.approx(sorted(expected.tolist()), abs=1e-6)
+        assert answer["none_of_these"] is answer["familiarity"] is None
+
+
+def test_a_folder_never_keeps_the_familiarity_of_other_weights(
+    fitted_folder: Path, nano_folder: Path, tmp_path: Path
+) -> None:
+    EmberVLM.from_pretrained(fitted_folder).save_pretrained(tmp_path)
+    assert (tmp_path / FILE).is_file()
+    EmberVLM.from_pretrained(nano_folder).save_pretrained(tmp_path)
+    assert EmberVLM.from_pretrained(tmp_path).familiarity is None
+
+
+def test_familiarity_comes_from_the_hub_s_revision_that_the_weights_come_from(
+    nano_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[dict[str, Any]] = []
+    monkeypatch.setattr(trust, "cached_file", lambda name, file, **where: asked.append(where))
+    EmberVLM.from_pretrained(nano_folder, revision="v2", local_files_only=True)
+    assert {key: value for key, value in asked[0].items() if not key.startswith("_")} == {
+        "revision": "v2",
+        "local_files_only": True,
+    }
 
 
 def test_familiarity_is_a_share_of_validation_and_falls_with_distance() -> None:
@@ -75,14 +121,13 @@ def test_familiarity_is_a_share_of_validation_and_falls_with_distance() -> None:
 def test_finish_fits_every_mode_and_a_folder_keeps_it(number: int, nano_folder: Path, tmp_path: Path) -> None:
     model = EmberVLM.from_pretrained(nano_folder).eval()
     assert model.familiarity is None
-    assert model.select_robots(task=TASK)["familiarity"] is None
     stage = get_stage(number)
     validation = list(build("validation", stage.kind, 8, 0, 64, fleets=2))
     training = list(build("train", stage.kind, 8, 0, 64, fleets=2))
     stage.finish(stage.module(model).eval(), model.processor, validation, training)
     direct = {"picture", "text"}
     assert set(model.config.calibration) == (direct if number == 3 else direct | {"picture_reasoned", "text_reasoned"})
-    assert set(model.config.none_calibration) == set(model.config.calibration)
+    assert set(model.config.none_calibration) == direct
     processor = model.processor
     model.save_pretrained(tmp_path)
     processor.save_pretrained(tmp_path)
@@ -91,8 +136,10 @@ def test_finish_fits_every_mode_and_a_folder_keeps_it(number: int, nano_folder: 
     first, again = model.select_many([asked])[0], loaded.select_many([asked])[0]
     assert 0 < first["familiarity"] <= 1
     assert again["familiarity"] == first["familiarity"]
-    assert again["none"] == pytest.approx(first["none"])
-    assert loaded.select_many([asked], reasoning=True, max_new_tokens=2)[0]["familiarity"] == first["familiarity"]
+    reasoned = loaded.select_many([asked], reasoning=True, max_new_tokens=2)[0]
+    for name in ("none_of_these", "familiarity"):
+        assert again[name] == pytest.approx(first[name])
+        assert reasoned[name] == pytest.approx(first[name], abs=1e-4), "read before the chain"
     assert (tmp_path / FILE).is_file()
     stage.prepare(loaded, stage.phases[0])
     assert loaded.familiarity is None, "training changes the states that it was measured on"

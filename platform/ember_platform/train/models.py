@@ -39,15 +39,15 @@ class ModelDesk:
     def finish(self, stage: int, best: str, final: str) -> None:
         """The best checkpoint's model, calibrated on validation records, as the stage's end product."""
         from embervlm.stages import get_stage
-        from embervlm.stages.trusting import TRAINING
 
-        definition = get_stage(stage)
-        manifest = Manifest.load(self.data_dir)
+        definition, manifest = get_stage(stage), Manifest.load(self.data_dir)
         with self._loaded(best) as (model, processor):
             records = setup.split_records(manifest, stage, "validation", None, self.config.seed)
             module = definition.module(model)
             module.eval()
-            training = setup.split_records(manifest, stage, "train", TRAINING, self.config.seed) if stage >= 3 else []
+            training = []
+            if definition.compared:
+                training = setup.split_records(manifest, stage, "train", definition.compared, self.config.seed)
             definition.finish(module, processor, records, training)
             self._save(model, processor, final)
 
