@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from embervlm.data.schema import Record
 from embervlm.evaluation import cues
-from embervlm.evaluation.asking import Asker, as_arrays, request
-from embervlm.evaluation.baselines import labels_of
+from embervlm.evaluation.asking import Asker
 from embervlm.evaluation.intervals import Sample
-from embervlm.evaluation.metrics import MetricError, first_choice_hits
+from embervlm.evaluation.metrics import MetricError
 from embervlm.evaluation.selection import words_only
 from embervlm.evaluation.suites.choosing import ask, beside, cue_answers, own_figures, rows_of
 from embervlm.evaluation.suites.result import Estimates, Options, SuiteResult
-from embervlm.evaluation.suites.trusting import familiarity_figures, none_figures
-from embervlm.world.dataset import build as world
+from embervlm.evaluation.suites.trusting import beside_world, none_figures
 from embervlm.world.lexicon.asks import ATOMS
 from embervlm.world.lexicon.dataset import build
 from embervlm.world.lexicon.teams import Team, team
@@ -26,8 +23,6 @@ MADE = 512
 TRAINING = 1500
 #: Abilities in which near-twins differ at most: one that was changed, and one that goes with it.
 _TWIN = 2
-#: Records of EmberWorld at most that familiarity is compared on.
-OWN = 128
 
 
 def no_data(options: Options) -> None:
@@ -48,8 +43,7 @@ def fleets(asker: Asker, options: Options) -> SuiteResult:
     told, cut = asker.shortened(records)
     raw, compared = ask(asker, told, options)
     slices = {name: row for name, row in _slices(records, options.seed).items() if any(row)}
-    none, unsure = none_figures(asker, told, options.reasoning, options.seed)
-    familiar = _beside_world(asker, records, raw, options)
+    none, unsure = none_figures(asker, told, raw, options.seed)
     baselines: dict[str, Estimates] = {}
     if options.baselines:
         train = free_fleets("train", TRAINING, options.seed)
@@ -66,27 +60,11 @@ def fleets(asker: Asker, options: Options) -> SuiteResult:
         "fleets",
         f"{len(records)} fleets in free words made with seed {options.seed}, without a picture",
         len(records),
-        own_figures(raw, records, options.seed, slices) | none | familiar,
+        own_figures(raw, records, options.seed, slices) | none | beside_world(asker, records, raw, options),
         baselines,
         (f"In {cut} of them a description was longer than the model reads, and was cut.",) if cut else (),
         {"predictions": rows_of(records, raw)},
     )
-
-
-def _beside_world(
-    asker: Asker, records: Sequence[Record], raw: Sequence[dict[str, Any]], options: Options
-) -> Estimates:
-    """Familiarity over these records and as many of the model's own world: is it lower where more is wrong?"""
-    if any(answer.get("familiarity") is None for answer in raw):
-        return {}
-    known = list(world("test", "selection", min(len(records), OWN), options.seed, options.image_size))
-    answers = asker.select([request(r) for r in known])
-    every = [*records[: len(known)], *known]
-    given = [*raw[: len(known)], *answers]
-    hits = first_choice_hits(as_arrays(every, given).ranking, [labels_of(r) for r in every])
-    sample = Sample([r.tags.get("pair") for r in every], options.seed)
-    found = familiarity_figures(given, hits, sample)
-    return {f"{name}_with_emberworld": value for name, value in found.items()}
 
 
 def free_fleets(split: str, count: int, seed: int) -> list[Record]:

@@ -15,6 +15,7 @@ from embervlm.evaluation.intervals import Sample
 from embervlm.evaluation.metrics import MetricError
 from embervlm.evaluation.suites.choosing import ask, beside, cue_answers, own_figures, rows_of
 from embervlm.evaluation.suites.result import Estimates, Options, SuiteResult
+from embervlm.evaluation.suites.trusting import beside_world
 
 FOLDS = 5
 
@@ -70,7 +71,7 @@ def public_tasks(asker: Asker, options: Options) -> SuiteResult:
         "public-tasks",
         f"{len(records)} records of {options.data}, zero-shot, without a picture",
         len(records),
-        own_figures(raw, records, options.seed),
+        own_figures(raw, records, options.seed) | beside_world(asker, records, raw, options),
         baselines,
         tuple(notes),
         {"predictions": rows_of(records, raw)},

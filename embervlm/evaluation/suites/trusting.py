@@ -11,14 +11,17 @@ from numpy.typing import NDArray
 
 from embervlm.data.schema import Record
 from embervlm.evaluation import calibration as c
-from embervlm.evaluation.asking import Asker, request
+from embervlm.evaluation.asking import Asker, as_arrays, request
 from embervlm.evaluation.baselines import labels_of
-from embervlm.evaluation.intervals import Estimate, Sample
-from embervlm.evaluation.metrics import Ragged
-from embervlm.evaluation.suites.result import Estimates
+from embervlm.evaluation.intervals import Sample
+from embervlm.evaluation.metrics import auroc, first_choice_hits
+from embervlm.evaluation.suites.result import Estimates, Options
+from embervlm.world.dataset import build
 
 #: Records at most that are asked again with and without an able robot.
 NONE_RECORDS = 256
+#: Records of EmberWorld at most that foreign ones are set beside.
+OWN = 128
 
 
 def empty_fleets(records: Sequence[Record], seed: int) -> list[Record]:
@@ -43,23 +46,21 @@ def empty_fleets(records: Sequence[Record], seed: int) -> list[Record]:
 
 
 def none_figures(
-    asker: Asker, records: Sequence[Record], reasoning: bool, seed: int
+    asker: Asker, records: Sequence[Record], raw: Sequence[dict[str, Any]], seed: int
 ) -> tuple[Estimates, dict[str, Estimates]]:
-    """How well `none` tells fleets without an able robot from others of their size, and what the first choice says.
+    """How well an answer tells fleets without an able robot from others of their size, and what the first choice says.
 
-    `none_auroc`, `none_accuracy` (at one half) and `none_ece` of the answer's `none`; the baseline is one minus the
-    confidence of the first choice. Empty where the model has no such answer.
+    `none_auroc`, `none_accuracy` (at one half) and `none_ece` of `none_of_these`; the baseline is one minus the
+    confidence of the first choice. Empty, and nothing more asked, where the answers `raw` have no such probability.
     """
     asked = empty_fleets(records, seed)
-    if len(asked) < 4:
+    if len(asked) < 4 or any(answer.get("none_of_these") is None for answer in raw):
         return {}, {}
-    answers = asker.select([request(r) for r in asked], reasoning=reasoning)
-    if any(answer.get("none") is None for answer in answers):
-        return {}, {}
+    answers = asker.select([request(r) for r in asked])
     truth = np.array([not r.labels for r in asked])
     sample = Sample([r.tags["pair"] for r in asked], seed)
     unsure = np.array([1 - answer["robots"][0]["confidence"] for answer in answers])
-    own = _told(np.array([answer["none"] for answer in answers]), truth, sample)
+    own = _told(np.array([answer["none_of_these"] for answer in answers]), truth, sample)
     return own, {"unsure_first_choice": _told(unsure, truth, sample)}
 
 
@@ -69,21 +70,6 @@ def _told(chance: NDArray[Any], truth: NDArray[Any], sample: Sample) -> Estimate
         "none_accuracy": sample.mean(((chance > 0.5) == truth).astype(float)),
         "none_ece": sample.of(lambda drawn: c.expected_calibration_error(chance[drawn], truth[drawn])),
     }
-
-
-def auroc(scores: NDArray[Any], truth: NDArray[Any]) -> float:
-    """The chance that a positive has the higher score than a negative, ties counting half; NaN without either."""
-    if truth.all() or not truth.any():
-        return float("nan")
-    from sklearn.metrics import roc_auc_score
-
-    return float(roc_auc_score(truth, scores))
-
-
-def uncalibrated_ece(scores: Ragged, hits: NDArray[np.bool_], sample: Sample) -> Estimate:
-    """The calibration error of the same answers before calibration: a sigmoid of the first choice's score."""
-    top = np.array([1 / (1 + np.exp(-float(np.max(row)))) for row in scores])
-    return sample.of(lambda drawn: c.expected_calibration_error(top[drawn], hits[drawn]))
 
 
 def familiarity_figures(answers: Sequence[dict[str, Any]], hits: NDArray[np.bool_], sample: Sample) -> Estimates:
@@ -100,3 +86,15 @@ def familiarity_figures(answers: Sequence[dict[str, Any]], hits: NDArray[np.bool
     if wrong.any() and not wrong.all():
         found["familiarity_error_auroc"] = sample.of(lambda drawn: auroc(-shares[drawn], wrong[drawn]))
     return found
+
+
+def beside_world(asker: Asker, records: Sequence[Record], raw: Sequence[dict[str, Any]], options: Options) -> Estimates:
+    """Familiarity over foreign records and as many of the model's own world: is it lower where more is wrong?"""
+    if any(answer.get("familiarity") is None for answer in raw):
+        return {}
+    known = list(build("test", "selection", min(len(records), OWN), options.seed, options.image_size))
+    every = [*records[: len(known)], *known]
+    given = [*raw[: len(known)], *asker.select([request(r) for r in known], reasoning=options.reasoning)]
+    hits = first_choice_hits(as_arrays(every, given).ranking, [labels_of(r) for r in every])
+    found = familiarity_figures(given, hits, Sample([r.tags.get("pair") for r in every], options.seed))
+    return {f"{name}_with_emberworld": value for name, value in found.items()}

@@ -65,7 +65,7 @@ def _measured(
     changes = _team_changes([answer["team"] for answer in raw], [r.tags.get("pair") for r in records])
     if changes:
         metrics["counterfactual_team_changes"] = Sample([None] * len(changes), options.seed).mean(changes)
-    none, unsure = none_figures(asker, records, options.reasoning, options.seed) if suite == "world" else ({}, {})
+    none, unsure = none_figures(asker, records, raw, options.seed) if suite == "world" else ({}, {})
     notes = () if train or not options.baselines else ("Without training records there is no words-only baseline.",)
     return SuiteResult(
         suite,
