@@ -121,6 +121,8 @@ def answer(asked: dict[str, Any]) -> dict[str, Any]:
         "fleet": {"name": None if robots else "default", "digest": "d", "robots": len(names)},
         "robots": [{"robot": name, "confidence": 0.97 * 0.3**i} for i, name in enumerate(names)],
         "team": names[:1],
+        "none_of_these": 0.04 if robots is None else None,
+        "familiarity": 0.03 if robots is None else 0.6,
         "plan": [{"order": 1, "subtask": "dive to the pier", "robot": names[0]}] if reasoned else [],
         "reasoning": "\n".join(STEPS) if reasoned else None,
         "attention": [{"robot": name, "weights": weights(i)} for i, name in enumerate(names)] if looked else None,

@@ -86,6 +86,8 @@ def test_a_picture_of_ours_a_task_and_the_answer(page: Page, server: PageServer)
     assert texts(page, "#steps li") == STEPS
     assert texts(page, "#plan li") == ["dive to the pier Underwater Robot"]
     assert page.inner_text("#status") == "Send Underwater Robot."
+    assert page.inner_text("#none-of-these") == "None of these can do it: 4 %."
+    assert page.inner_text("#familiarity") == "Unlike what the model was trained on: familiarity 3 %."
 
 
 def test_the_reasoning_is_seen_while_it_is_written_and_can_be_stopped(page: Page, server: PageServer) -> None:
@@ -145,6 +147,8 @@ def test_the_fleet_can_be_edited(page: Page, server: PageServer) -> None:
         "name": "Mole", "capabilities": ["digs tunnels", "lifts stones"], "limitations": [], "environments": [],
     }  # fmt: skip
     assert page.is_hidden("#reasoning-part")
+    assert page.is_hidden("#none-of-these"), "a model that cannot tell"
+    assert page.inner_text("#familiarity") == "Like what the model was trained on: familiarity 60 %."
     page.click("#reset-fleet")
     assert page.inner_text("#fleet-count") == "5 robots, the default fleet"
 
