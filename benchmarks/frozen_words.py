@@ -43,7 +43,8 @@ from embervlm.models.heads import Words
 from embervlm.models.layout import segment_mask
 from embervlm.stages import get_stage
 from embervlm.stages.losses import asking_loss, reason_loss
-from embervlm.stages.selection import RobotSelectionModule, calibrate, selection_inputs
+from embervlm.stages.selection import RobotSelectionModule, selection_inputs
+from embervlm.stages.trusting import Scored, calibrate
 from embervlm.world.ontology import REQUIREMENTS
 
 STAGE = 3
@@ -245,7 +246,7 @@ class Frozen:
             row[name] = round(float(np.mean(right)), 4)
         row["validation"] = round(float(np.mean([row[name] for name in sets])), 4)
         if row["validation"] > max((r["validation"] for r in self.rows), default=-1.0):
-            calibrate(self.model, scores, labels)
+            calibrate(self.model, {"text": Scored(scores, labels)})
             self.model.save_pretrained(self.folder / "best")
             self.processor.save_pretrained(self.folder / "best")
         self.rows.append(row)

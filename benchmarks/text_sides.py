@@ -40,7 +40,8 @@ from embervlm.data.readers.robot_selection import parts, read
 from embervlm.data.schema import Record
 from embervlm.evaluation.baselines import labels_of
 from embervlm.stages import get_stage
-from embervlm.stages.selection import RobotSelection, calibrate, score_records
+from embervlm.stages.selection import RobotSelection, score_records
+from embervlm.stages.trusting import Scored, calibrate
 
 STAGE = 3
 #: A small encoder: there are no pictures here.
@@ -214,7 +215,8 @@ class Trial:
         if not hasattr(self, "_best"):
             folder = self.folder / "best"
             self._best = EmberVLM.from_pretrained(folder)
-            calibrate(self._best, *score_records(self._best, self.processor, self.split("validation", None), 16))
+            found = score_records(self._best, self.processor, self.split("validation", None), 16)
+            calibrate(self._best, {"text": Scored(*found)})
             self._best.save_pretrained(folder)
         return judged(self._best, self.processor, {"": list(records)})[""]
 

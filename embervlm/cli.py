@@ -211,14 +211,18 @@ def _select(args: argparse.Namespace) -> None:
     result = _load(args.model).select_robots(
         image=image, task=args.task, fleet=fleet, top_k=args.top_k, reasoning=args.reasoning
     )
-    answer = {key: result[key] for key in ("robots", "team", "plan", "reasoning")}
+    answer = {key: result[key] for key in ("robots", "team", "none_of_these", "familiarity", "plan", "reasoning")}
     if args.json:
         print(json.dumps(answer, indent=2))
         return
-    width = max(len(row["robot"]) for row in answer["robots"])
+    width = max(len("none of these"), *(len(row["robot"]) for row in answer["robots"]))
     for row in answer["robots"]:
         sent = "  send" if row["robot"] in answer["team"] else ""
         print(f"{row['robot']:<{width}}  {row['confidence']:6.1%}{sent}")
+    if answer["none_of_these"] is not None:
+        print(f"{'none of these':<{width}}  {answer['none_of_these']:6.1%}")
+    if answer["familiarity"] is not None:
+        print(f"familiarity: {answer['familiarity']:.1%} of the validation inputs were at least as far from training")
     if answer["reasoning"]:
         print(f"\n{answer['reasoning']}")
     for step in answer["plan"]:

@@ -60,6 +60,23 @@ def nano_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def fitted_folder(nano_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`nano_folder` with "none of these" and familiarity fitted: on its answers to a few records. Read only."""
+    from embervlm import EmberVLM
+    from embervlm.stages.trusting import calibrate, finish_direct
+    from embervlm.world.dataset import build
+
+    model = EmberVLM.from_pretrained(nano_folder).eval()
+    validation, training = (list(build(split, "selection", 8, 0, 64, fleets=2)) for split in ("validation", "train"))
+    calibrate(model, finish_direct(model, validation, training))
+    folder = tmp_path_factory.mktemp("fitted")
+    processor = model.processor
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[Any]:
     """One local Ray of 8 logical CPUs for all tests of the session that are marked `cluster`.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -61,7 +62,8 @@ def test_select_answers_as_json(nano_folder: Path, tmp_path: Path, capsys: pytes
     argv = ["select", "--model", str(nano_folder), "--task", "Inspect the hull", "--top-k", "2", "--json"]
     assert main([*argv, "--image", str(picture), "--fleet", str(fleet)]) == 0
     answer = json.loads(capsys.readouterr().out)
-    assert set(answer) == {"robots", "team", "plan", "reasoning"}
+    assert set(answer) == {"robots", "team", "none_of_these", "familiarity", "plan", "reasoning"}
+    assert answer["none_of_these"] is answer["familiarity"] is None, "nothing was fitted for them"
     assert len(answer["robots"]) == 2
     assert {row["robot"] for row in answer["robots"]} <= {"Crawler", "Boat", "Crane"}
 
@@ -71,6 +73,16 @@ def test_select_prints_robots_best_first(nano_folder: Path, capsys: pytest.Captu
     shares = [float(line.split("%")[0].split()[-1]) for line in capsys.readouterr().out.splitlines()]
     assert len(shares) == 5
     assert shares == sorted(shares, reverse=True)
+
+
+def test_select_says_how_far_to_trust_it_where_that_was_fitted(
+    fitted_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["select", "--model", str(fitted_folder), "--task", "Inspect the hull"]) == 0
+    *robots, none, familiarity = capsys.readouterr().out.splitlines()
+    assert len(robots) == 5
+    assert re.fullmatch(r"none of these +\d+\.\d%", none)
+    assert re.match(r"familiarity: \d+\.\d% of the validation inputs", familiarity)
 
 
 @pytest.mark.parametrize(

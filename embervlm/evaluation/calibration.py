@@ -66,6 +66,12 @@ def expected_calibration_error(confidence: Any, correct: Any, bins: int = BINS, 
     return float(sum(row["count"] / total * abs(row["accuracy"] - row["confidence"]) for row in rows))
 
 
+def before_calibration(scores: Ragged) -> NDArray[np.float64]:
+    """The confidence of every first choice without any calibration: a sigmoid of the highest score."""
+    top = np.array([float(np.max(row)) for row in scores])
+    return np.exp(-np.logaddexp(0, -top))
+
+
 def brier(probabilities: Ragged, can: Ragged) -> float:
     """Mean over tasks of the sum over robots of (p − y)²."""
     check_ragged(probabilities, can, "Brier")

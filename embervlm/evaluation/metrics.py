@@ -182,6 +182,15 @@ def both_right(hits: Sequence[bool] | NDArray[np.bool_], pairs: Sequence[Hashabl
 # ---------------------------------------------------------------- plans
 
 
+def auroc(scores: NDArray[Any], truth: NDArray[Any]) -> float:
+    """The chance that a positive has the higher score than a negative, ties counting half; NaN without either."""
+    if truth.all() or not truth.any():
+        return float("nan")
+    from sklearn.metrics import roc_auc_score
+
+    return float(roc_auc_score(truth, scores))
+
+
 def align_subtasks(predicted: Sequence[str], gold: Sequence[str]) -> list[tuple[int, int]]:
     """Pairs (predicted index, gold index) that maximise the words shared; each index at most once.
 

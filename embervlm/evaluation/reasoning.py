@@ -26,6 +26,7 @@ from embervlm.evaluation.selection import (
     measured,
     predictions,
     selection_figures,
+    trust_figures,
     words_only,
 )
 from embervlm.world.chains import parse_chain
@@ -169,6 +170,7 @@ def evaluate_reasoning(
     flat, robots = default_fleet_figures(answers, records)
     without = selection_figures(direct, records)
     figures.update(flat)
+    figures.update(trust_figures(answers, raw, records))
     figures.update({f"{k}_without_reasoning": without[k] for k in _DIRECT if k in without})
     figures["reasoning_gain"] = figures["first_choice"] - without["first_choice"]
     figures.update(chain_figures(raw, records))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,19 @@ SLICES: dict[str, Callable[[Record], bool]] = {
     "needs_image": lambda r: bool(r.tags.get("needs_image")),
     "text_suffices": lambda r: r.tags.get("needs_image") is False,
 }
+
+
+#: Bounds of the parts by familiarity, in percent of validation inputs.
+FAMILIARITY = (0, 5, 25, 50, 100)
+
+
+def familiarity_slices(raw: Sequence[dict[str, Any]]) -> dict[str, list[bool]]:
+    """The answers by how familiar their records were to the model, without empty parts; none where it does not say."""
+    if any(answer.get("familiarity") is None for answer in raw):
+        return {}
+    share = np.array([100 * answer["familiarity"] for answer in raw])
+    parts = {f"familiarity_{a}_{b}": (a < share) & (share <= b) for a, b in pairwise(FAMILIARITY)}
+    return {name: row.tolist() for name, row in parts.items() if row.any()}
 
 
 def measured(**values: float | None) -> Figures:
@@ -61,6 +75,27 @@ def selection_figures(answers: b.Answers, records: Sequence[Record]) -> Figures:
         found = m.both_right(right, pairs)
         if found is not None:
             figures[name] = found[0]
+    return figures
+
+
+def trust_figures(answers: b.Answers, raw: Sequence[dict[str, Any]], records: Sequence[Record]) -> Figures:
+    """Calibration before it was fitted, and whether less familiar records are more often wrong.
+
+    `ece_uncalibrated`; `familiarity`, the mean; `familiarity_error_auroc`, the chance that a wrong answer's record is
+    less familiar than a right one's; first choice and teams by part. Absent where the model has no such statistics.
+    """
+    hits = m.first_choice_hits(answers.ranking, [b.labels_of(r) for r in records])
+    figures = {}
+    if all("scores" in answer for answer in raw):
+        figures["ece_uncalibrated"] = c.expected_calibration_error(c.before_calibration(answers.ranking), hits)
+    parts = familiarity_slices(raw)
+    if parts:
+        shares = np.array([answer["familiarity"] for answer in raw])
+        figures["familiarity"] = float(shares.mean())
+        if hits.any() and not hits.all():
+            figures["familiarity_error_auroc"] = m.auroc(-shares, ~hits)
+    for name, row in parts.items():
+        figures.update(_part(answers, records, [i for i, inside in enumerate(row) if inside], name))
     return figures
 
 
@@ -122,6 +157,8 @@ def predictions(answers: b.Answers, records: Sequence[Record], raw: Sequence[dic
                 "confidence": float(answers.confidence[i].max()),
                 "scores": answers.ranking[i].tolist(),
                 "correct": bool(hits[i]),
+                "none_of_these": answer.get("none_of_these"),
+                "familiarity": answer.get("familiarity"),
                 "reasoning": answer.get("reasoning"),
             }
         )
@@ -172,6 +209,7 @@ def evaluate_selection(
     figures = selection_figures(answers, records)
     flat, robots = default_fleet_figures(answers, records)
     figures.update(flat)
+    figures.update(trust_figures(answers, raw, records))
     can = [b.labels_of(r) for r in records]
     tables: dict[str, Any] = {
         "per_robot": robots,

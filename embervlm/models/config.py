@@ -115,7 +115,10 @@ class EmberVLMConfig(PretrainedConfig):
         max_text_tokens: tokens of task plus generated text.
         prefix_attention: "bidirectional" (image and task, and each robot, see themselves in both directions) or
             "causal" (as pretrained decoders know it).
-        score_temperature, score_bias: calibration of the selection scores, fitted on validation.
+        score_temperature, score_bias: calibration of the selection scores, fitted on validation: of all modes together.
+        calibration: mode (`embervlm.models.trust.MODES`) → its own temperature and bias, where they were fitted.
+        none_calibration: "picture", "text" → temperature and bias of the log-odds that no robot suits, where they were
+            fitted.
         team_threshold: confidence from which a robot belongs to the team.
         similarity: weight of the cosine of robot and task in the score of a new model; at 0 the score has no such term.
             Above 0 it starts as that alone, which is worth something where the text side is a pretrained sentence
@@ -149,6 +152,8 @@ class EmberVLMConfig(PretrainedConfig):
         prefix_attention: str = "bidirectional",
         score_temperature: float = 1.0,
         score_bias: float = 0.0,
+        calibration: dict[str, Sequence[float]] | None = None,
+        none_calibration: dict[str, Sequence[float]] | None = None,
         team_threshold: float = 0.5,
         similarity: float = 0.0,
         pair_reading: bool = False,
@@ -180,6 +185,8 @@ class EmberVLMConfig(PretrainedConfig):
         self.prefix_attention = prefix_attention
         self.score_temperature = score_temperature
         self.score_bias = score_bias
+        self.calibration = dict(calibration or {})
+        self.none_calibration = dict(none_calibration or {})
         self.team_threshold = team_threshold
         self.similarity = similarity
         self.pair_reading = pair_reading

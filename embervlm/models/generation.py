@@ -26,7 +26,8 @@ class Generation:
 
     `sequences` (B, T) holds the new tokens, padded after the end; `mentions` (B, T) the robot that each mention means,
     -1 elsewhere; `scores` the direct scores (B, N) and `reasoned_scores` those after the text, where asked for;
-    `attention` what the reasoned selection tokens looked at, where asked for: per layer (B, H, N, K).
+    `attention` what the reasoned selection tokens looked at, where asked for: per layer (B, H, N, K); `selected` the
+    states of the direct selection tokens (B, N, D), where there is a fleet.
     """
 
     sequences: Tensor
@@ -34,6 +35,7 @@ class Generation:
     scores: Tensor | None = None
     reasoned_scores: Tensor | None = None
     attention: list[Tensor] | None = None
+    selected: Tensor | None = None
 
 
 class WritingMixin:
@@ -121,6 +123,7 @@ class WritingMixin:
             sequences=torch.stack(tokens, 1) if tokens else empty,
             mentions=torch.stack(mentions, 1) if mentions else empty,
             scores=output.scores,
+            selected=context.selected,
         )
         if select and output.scores is not None:
             if not attention:

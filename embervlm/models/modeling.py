@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -29,6 +30,7 @@ from embervlm.models.heads import (
 from embervlm.models.language import LanguageModel, PrefixCache, gathered, join
 from embervlm.models.layout import GENERATED, PAD, SELECT, SELECT_REASONED, query_mask, segment_mask, spent_mentions
 from embervlm.models.selecting import SelectionMixin
+from embervlm.models.trust import FILE, HUB_ARGUMENTS, Familiarity
 from embervlm.models.vision import VisionEncoder
 from embervlm.models.vocabulary import kept_tokens
 
@@ -149,6 +151,25 @@ class EmberVLM(SelectionMixin, WritingMixin, PreTrainedModel):
             model.language.resize(vocabulary)
             model.config.text_config.vocab_size = model.language.vocabulary
         return model
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
+        """As transformers has it, with the statistics that `familiarity` is measured by where the folder has them."""
+        found = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        model = found[0] if isinstance(found, tuple) else found
+        if pretrained_model_name_or_path is not None:
+            where = {key: kwargs[key] for key in HUB_ARGUMENTS & kwargs.keys()}
+            model.familiarity = Familiarity.load(pretrained_model_name_or_path, **where)
+        return found
+
+    def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> Any:
+        """As transformers has it, with the statistics that `familiarity` is measured by where the model has them."""
+        saved = super().save_pretrained(save_directory, *args, **kwargs)
+        if self.familiarity is not None:
+            self.familiarity.save(save_directory)
+        else:
+            Path(save_directory, FILE).unlink(missing_ok=True)  # of the weights that were there before
+        return saved
 
     def pretrained_parameters(self) -> list[nn.Parameter]:
         """The parameters of the parts that started from pretrained weights, as the configuration names them."""

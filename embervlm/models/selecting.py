@@ -16,6 +16,7 @@ from torch import Tensor
 from embervlm.data.prompts import chain_pieces, parse_generated, robot_text, without_brackets
 from embervlm.fleet import Fleet, Robot
 from embervlm.models.attention import recorded_attention
+from embervlm.models.trust import Familiarity, fitted, mode_of, none_log_odds
 
 if TYPE_CHECKING:
     from embervlm.data.processor import EmberVLMProcessor
@@ -30,6 +31,8 @@ class SelectionMixin:
     """The questions a user asks an `EmberVLM`. All run without gradients, in eval mode."""
 
     _processor: Any = None
+    #: Distances to the training split, which `from_pretrained` finds in the model's folder; None where it has none.
+    familiarity: Familiarity | None = None
     #: As FLEET_CACHE, for this model.
     fleet_cache_size: int = FLEET_CACHE
 
@@ -73,8 +76,12 @@ class SelectionMixin:
 
         Returns:
             `robots`: [{"robot", "confidence"}] best first, the confidence being the probability that the robot can do
-            the task; `team`: names to send; `plan`: [{"order", "subtask", "robot"}] and `reasoning`: the steps as
-            text, both empty unless asked for.
+            the task; `team`: names to send, the best one where no robot is likely to be able; `none_of_these`: the
+            probability that no robot of the fleet can do it, where both were as likely beforehand; `familiarity`: the
+            share of validation inputs that were at least as far from training as this one (near 0: nothing like it was
+            seen); `plan`: [{"order", "subtask", "robot"}] and `reasoning`: the steps as text, both empty unless asked
+            for. `none_of_these` and `familiarity` are read before the reasoning, and are None where the model folder
+            has nothing fitted for them.
 
         Raises:
             ValueError: an empty task or a `top_k` below 1. FleetError, ImageError: what is wrong with them.
@@ -111,7 +118,11 @@ class SelectionMixin:
             batch = self._batch(chunk, fleets)
             with recorded_attention() if attention else nullcontext() as weights:
                 output = self(**batch, select=True)
-            answers.extend(self._answer(output.scores[i], fleets[i]) for i in range(len(chunk)))
+            rows = zip(chunk, fleets, output.scores, output.context.selected, strict=True)
+            answers += [
+                self._answer(scores, scores, fleet, states, mode_of(pictured(request), reasoned=False))
+                for request, fleet, scores, states in rows
+            ]
             if attention:
                 self._looked(answers[-len(chunk) :], batch, weights or [])
         return answers
@@ -127,7 +138,10 @@ class SelectionMixin:
         written = yield from self.write(
             **batch, start_ids=start, max_new_tokens=max_new_tokens, select=True, attention=attention
         )
-        answers = [self._reasoned_answer(written, i, fleets[i]) for i in range(len(requests))]
+        answers = [
+            self._reasoned_answer(written, i, fleet, pictured(request))
+            for i, (request, fleet) in enumerate(zip(requests, fleets, strict=True))
+        ]
         if attention:
             self._looked(answers, batch, written.attention or [])
         return answers
@@ -138,6 +152,21 @@ class SelectionMixin:
     ) -> list[np.ndarray]:
         """The direct score of every robot, before calibration: log-odds (N,) per request, in fleet order."""
         return [a["scores"] for a in self.select_many(requests, batch_size=batch_size)]
+
+    @torch.inference_mode()
+    def read_many(  # type: ignore[misc]
+        self: EmberVLM, requests: Sequence[dict[str, Any]], batch_size: int = 64
+    ) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        """Per request the direct scores (N,) and the states (N, D) that they were read from, in fleet order."""
+        scores: list[np.ndarray] = []
+        states: list[np.ndarray] = []
+        for chunk in _chunks(requests, batch_size):
+            fleets = [Fleet.of(r.get("fleet")) for r in chunk]
+            output = self(**self._batch(chunk, fleets), select=True)
+            for i, fleet in enumerate(fleets):
+                scores.append(output.scores[i, : len(fleet)].float().cpu().numpy())
+                states.append(output.context.selected[i, : len(fleet)].float().cpu().numpy())
+        return scores, states
 
     @torch.inference_mode()
     def encode_images(self: EmberVLM, images: Sequence[Any], batch_size: int = 64) -> np.ndarray:  # type: ignore[misc]
@@ -177,10 +206,28 @@ class SelectionMixin:
 
     # ---------------------------------------------------------------- inside
 
-    def confidences(self: EmberVLM, scores: Tensor | np.ndarray) -> np.ndarray:  # type: ignore[misc]
-        """Scores to calibrated probabilities that a robot can do the task."""
-        values = torch.as_tensor(scores, dtype=torch.float32)
-        return torch.sigmoid(values / self.config.score_temperature + self.config.score_bias).cpu().numpy()
+    def confidences(  # type: ignore[misc]
+        self: EmberVLM, scores: Tensor | np.ndarray, mode: str
+    ) -> np.ndarray:
+        """Scores to calibrated probabilities that a robot can do the task; `mode` is one of `trust.MODES`."""
+        return torch.sigmoid(torch.from_numpy(self.log_odds(scores, mode))).numpy()
+
+    def log_odds(self: EmberVLM, scores: Tensor | np.ndarray, mode: str) -> np.ndarray:  # type: ignore[misc]
+        """Scores to calibrated log-odds that a robot can do the task, float32."""
+        default = self.config.score_temperature, self.config.score_bias
+        temperature, bias = fitted(self.config.calibration, mode, default)
+        return (torch.as_tensor(scores, dtype=torch.float32) / temperature + bias).cpu().numpy()
+
+    def none_probability(self: EmberVLM, scores: Tensor | np.ndarray, kind: str) -> float | None:  # type: ignore[misc]
+        """The probability that no robot can do the task, from the direct scores (N,) of all; None where not fitted.
+
+        `kind` is "picture" or "text".
+        """
+        if kind not in self.config.none_calibration:
+            return None
+        temperature, bias = self.config.none_calibration[kind]
+        log_odds = none_log_odds(self.log_odds(scores, kind)) / temperature + bias
+        return float(torch.sigmoid(torch.tensor(log_odds)))
 
     def fleet_state(self: EmberVLM, robots: Sequence[Robot]) -> FleetState:  # type: ignore[misc]
         """The state of robots, read once and kept for the next request with the same ones."""
@@ -256,23 +303,34 @@ class SelectionMixin:
             forced[1, i, : len(ids)] = torch.tensor(mentions)
         return {"forced": forced[0].to(self.device), "forced_mentions": forced[1].to(self.device)}
 
-    def _answer(self: EmberVLM, scores: Tensor, fleet: Fleet) -> dict[str, Any]:  # type: ignore[misc]
-        values = scores[: len(fleet)].float().cpu().numpy()
-        confidence = self.confidences(values)
+    def _answer(  # type: ignore[misc]
+        self: EmberVLM, scores: Tensor, direct: Tensor, fleet: Fleet, states: Tensor, mode: str
+    ) -> dict[str, Any]:
+        """An answer from the scores (N,) that count, the direct ones, and the states (N, D) those were read from."""
+        values, before = (given[: len(fleet)].float().cpu().numpy() for given in (scores, direct))
+        kind = mode.removesuffix("_reasoned")
+        confidence = self.confidences(values, mode)
+        known: Familiarity | None = self.familiarity
         order = np.argsort(-values, kind="stable")
         team = [fleet.names[i] for i in order if confidence[i] >= self.config.team_threshold]
         return {
             "robots": [{"robot": fleet.names[i], "confidence": float(confidence[i])} for i in order],
             "team": team or [fleet.names[order[0]]],
+            "none_of_these": self.none_probability(before, kind),
+            "familiarity": None if known is None else known.share(kind, states[: len(fleet)]),
             "plan": [],
             "reasoning": "",
             "scores": values,
         }
 
-    def _reasoned_answer(self: EmberVLM, written: Generation, row: int, fleet: Fleet) -> dict[str, Any]:  # type: ignore[misc]
+    def _reasoned_answer(  # type: ignore[misc]
+        self: EmberVLM, written: Generation, row: int, fleet: Fleet, pictured: bool
+    ) -> dict[str, Any]:
         assert written.reasoned_scores is not None
         assert written.scores is not None
-        answer = self._answer(written.reasoned_scores[row], fleet)
+        assert written.selected is not None
+        mode = mode_of(pictured, reasoned=True)
+        answer = self._answer(written.reasoned_scores[row], written.scores[row], fleet, written.selected[row], mode)
         parts = self.processor.parts(written.sequences[row].tolist(), written.mentions[row].tolist(), fleet.names)
         steps, plan = parse_generated(parts)
         answer["steps"], answer["plan"] = steps, plan
@@ -302,6 +360,11 @@ class SelectionMixin:
             seen = seen.mean(0)[: len(answer["scores"])]
             seen = seen / seen.sum(-1, keepdim=True).clamp_min(1e-12)
             answer["attention"] = seen.view(-1, side, side).cpu().numpy()
+
+
+def pictured(request: dict[str, Any]) -> bool:
+    """Whether a request has a picture."""
+    return request.get("image") is not None
 
 
 def _drained(steps: Generator[Any, Any, list[dict[str, Any]]]) -> list[dict[str, Any]]:

@@ -70,6 +70,8 @@ class Stage(ABC):
     mode: str = "max"
     #: The loss terms' weights; a configuration may set others (`get_stage(n, losses)`).
     weights: Mapping[str, float] = MappingProxyType({})
+    #: Training records that `finish` compares others with.
+    compared: int = 0
 
     @abstractmethod
     def trained(self, model: EmberVLM, phase: str) -> list[nn.Module | nn.Parameter]:
@@ -92,6 +94,7 @@ class Stage(ABC):
     def prepare(self, model: EmberVLM, phase: str) -> None:
         """Set what trains and what is frozen; frozen parts are in eval mode, batch statistics included."""
         model.train()
+        model.familiarity = None  # it belongs to the weights as they were
         model.requires_grad_(False)
         for part in self.trained(model, phase):
             part.requires_grad_(True)
@@ -99,9 +102,18 @@ class Stage(ABC):
         model.vision.freeze(parameters=not vision_trains, statistics=self.number != 0)
 
     def finish(  # noqa: B027 - most stages have nothing to fit
-        self, module: StageModule, processor: EmberVLMProcessor, records: Sequence[Record]
+        self,
+        module: StageModule,
+        processor: EmberVLMProcessor,
+        records: Sequence[Record],
+        training: Sequence[Record] = (),
     ) -> None:
-        """What is fitted on validation records after training, before the model is saved (calibration)."""
+        """What is fitted after training, before the model is saved: calibration, and how far inputs may lie.
+
+        Args:
+            records: validation records.
+            training: `compared` training records.
+        """
 
     def group(self, record: Record) -> str:
         """Records of one group share work when they share a batch (a fleet is read once); "" where none do."""

@@ -24,7 +24,8 @@ from embervlm.data.prompts import chain_pieces, plan_pieces
 from embervlm.data.schema import STEPS, Record
 from embervlm.stages.base import Batch, Gather, Stage, StageModule, chunks
 from embervlm.stages.losses import info_nce, reason_loss, rows_before, selection_losses
-from embervlm.stages.selection import calibrate, chain_losses, fleet_group, selection_inputs
+from embervlm.stages.selection import chain_losses, fleet_group, selection_inputs
+from embervlm.stages.trusting import TRAINING, calibrate, finish_direct, finish_reasoned
 
 if TYPE_CHECKING:
     # Processes that only make batches need no model.
@@ -157,6 +158,7 @@ class Reasoning(Stage):
     exchanges = ("joint",)
     trains_vision = ("joint",)
     metric = "first_choice"
+    compared = TRAINING
     weights = MappingProxyType({"reasoning": 0.4, "consistency": 0.2, "answer": 0.6, "grounding": 0.1})
     image_dropout = 0.05
     task_dropout = 0.0
@@ -243,16 +245,17 @@ class Reasoning(Stage):
             "chain_consistent": float(np.mean(consistent)),
         }
 
-    @torch.inference_mode()
-    def finish(self, module: StageModule, processor: EmberVLMProcessor, records: Sequence[Record]) -> None:
-        """Calibrate again: on both answers, with and without the chain, of the validation records."""
-        model = module.model
-        model.processor = processor
-        requests = [{"image": r.image, "task": r.instruction, "fleet": r.robots} for r in records]
-        labels = [np.array([float(robot["name"] in r.labels) for robot in r.robots]) for r in records]
-        answers = model.select_many(requests, reasoning=True)
-        both = [a["scores"] for a in answers] + [a["direct_scores"] for a in answers]
-        calibrate(model, both, labels + labels)
+    def finish(
+        self,
+        module: StageModule,
+        processor: EmberVLMProcessor,
+        records: Sequence[Record],
+        training: Sequence[Record] = (),
+    ) -> None:
+        """Fit again what stage 3 fitted, and the calibration of the answers after a chain."""
+        module.model.processor = processor
+        direct = finish_direct(module.model, records, training)
+        calibrate(module.model, direct | finish_reasoned(module.model, records))
 
 
 def _plain(step: str) -> str:

@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from embervlm.data.processor import EmberVLMProcessor
 from embervlm.data.prompts import UNKNOWN_TASK, chain_pieces, plan_pieces
 from embervlm.data.schema import Record
-from embervlm.evaluation.calibration import fit_calibration
 from embervlm.fleet import Fleet, Robot
 from embervlm.models.config import NAMED_KINDS
 from embervlm.stages.base import Batch, Gather, Stage, StageModule, draws
 from embervlm.stages.losses import asking_loss, language_loss, pointer_loss, reason_loss, selection_losses
+from embervlm.stages.trusting import TRAINING, calibrate, finish_direct
 from embervlm.world.ontology import REQUIREMENTS
 
 if TYPE_CHECKING:
@@ -92,6 +92,7 @@ class RobotSelection(Stage):
 
     number, name, kind = 3, "robot_selection", "selection"
     metric = "first_choice"
+    compared = TRAINING
     weights = MappingProxyType({"selection": 0.6, "consistency": 0.4})
     #: Shares of training samples whose picture or task is withheld: the model then answers from what is left, and
     #: the text-only and image-only baselines are honest.
@@ -147,21 +148,16 @@ class RobotSelection(Stage):
         exact = [bool(((s > 0) == (y > 0)).all()) for s, y in zip(scores, labels, strict=True)]
         return {"first_choice": float(np.mean(first)), "team_exact": float(np.mean(exact))}
 
-    @torch.inference_mode()
-    def finish(self, module: StageModule, processor: EmberVLMProcessor, records: Sequence[Record]) -> None:
-        """Fit the scores' calibration (Platt scaling of the first choices) on validation records."""
-        scores, labels = score_records(module.model, processor, records, 64)
-        calibrate(module.model, scores, labels)
-
-
-def calibrate(model: EmberVLM, scores: Sequence[np.ndarray], labels: Sequence[np.ndarray]) -> None:
-    """Set `score_temperature` and `score_bias` so that a robot's confidence is the chance that it is right.
-
-    Platt scaling by maximum likelihood over all robots, with a weight on the first choices, whose confidence is what
-    a dispatcher acts on.
-    """
-    weights = [1 + 4.0 * (s == s.max()) for s in scores]
-    model.config.score_temperature, model.config.score_bias = fit_calibration(scores, labels, weights)
+    def finish(
+        self,
+        module: StageModule,
+        processor: EmberVLMProcessor,
+        records: Sequence[Record],
+        training: Sequence[Record] = (),
+    ) -> None:
+        """Fit calibration, "none of these" and familiarity, with pictures and without."""
+        module.model.processor = processor
+        calibrate(module.model, finish_direct(module.model, records, training))
 
 
 def selection_inputs(

@@ -72,7 +72,10 @@ class EmberModel(PythonModel):
         self.model = EmberVLM.from_pretrained(context.artifacts["model"]).eval()
 
     def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
-        """One answer per row: `robot`, `confidence`, `robots`, `team`, `plan`, `reasoning`; or `text`."""
+        """One answer per row: `text`, or the first `robot`, its `confidence` and all that `select_robots` gives.
+
+        `none_of_these` and `familiarity` are empty where the model has nothing fitted for them.
+        """
         rows = model_input.to_dict("records")
         images = [read_image(row.get("image"), i) for i, row in enumerate(rows)]
         if self.stage < 3:
@@ -92,6 +95,8 @@ class EmberModel(PythonModel):
                     "confidence": answer["robots"][0]["confidence"],
                     "robots": answer["robots"][:top_k],
                     "team": answer["team"],
+                    "none_of_these": answer["none_of_these"],
+                    "familiarity": answer["familiarity"],
                     "plan": answer["plan"],
                     "reasoning": answer["reasoning"],
                 }

@@ -60,6 +60,8 @@ def signature(stage: int) -> Any:
         ColSpec(number, "confidence"),
         ColSpec(Array(ranked), "robots"),
         ColSpec(Array(text), "team"),
+        ColSpec(number, "none_of_these", required=False),
+        ColSpec(number, "familiarity", required=False),
         ColSpec(Array(steps), "plan"),
         ColSpec(text, "reasoning"),
     ]

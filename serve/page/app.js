@@ -151,7 +151,7 @@ async function submit() {
 function finish(answer, url) {
   result.show(answer, url);
   const names = answer.team.join(", ").replace(/, ([^,]*)$/, " and $1");
-  status(`Send ${names}.`);
+  status(answer.none_of_these > 0.5 ? `Perhaps none of these can do it. The best guess is ${names}.` : `Send ${names}.`);
   $("result").focus({ preventScroll: true });
 }
 

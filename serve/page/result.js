@@ -4,6 +4,8 @@ const $ = (id) => document.getElementById(id);
 const PARTS = ["ranking-part", "team-part", "look-part", "reasoning-part", "plan-part", "more"];
 // embervlm.data.images.MAX_ASPECT: of a longer picture the model sees the middle.
 const MAX_ASPECT = 1.5;
+// Fewer than this share of the validation inputs were as far from training.
+const UNFAMILIAR = 0.05;
 
 // No chance is shown as none or as certain that is neither.
 const percent = (share) =>
@@ -57,7 +59,16 @@ function ranking(answer) {
     row.append(line, bar);
     return row;
   }));
+  line("none-of-these", answer.none_of_these, (share) => `None of these can do it: ${percent(share)}.`);
+  line("familiarity", answer.familiarity, (share) =>
+    `${share < UNFAMILIAR ? "Unlike what the model was trained on" : "Like what the model was trained on"}: familiarity ${percent(share)}.`);
   $("ranking-part").hidden = false;
+}
+
+// A line about a share, hidden where the model cannot tell.
+function line(id, share, words) {
+  $(id).hidden = share == null;
+  $(id).textContent = share == null ? "" : words(share);
 }
 
 function steps(answer) {

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from embervlm.data.schema import Record, to_table
-from embervlm.evaluation import MetricError, metrics
+from embervlm.evaluation import MetricError, metrics, selection
 from embervlm.evaluation.asking import Asker, as_arrays
 from embervlm.evaluation.baselines import labels_of
 from embervlm.evaluation.intervals import Sample
@@ -22,6 +22,7 @@ from embervlm.evaluation.suites import SUITES, Options, SuiteResult, run_suite
 from embervlm.evaluation.suites.choosing import estimates
 from embervlm.evaluation.suites.fleets import free_fleets
 from embervlm.evaluation.suites.photos import LABELS, read_photos
+from embervlm.evaluation.suites.trusting import empty_fleets
 from tests.evaluation import fakes
 
 
@@ -85,7 +86,7 @@ def test_limit_keeps_pairs_whole_and_no_baselines_means_one_question_a_record(da
     assert found.samples == 10
     assert found.metrics["counterfactual_both_right"].samples == 5
     assert found.baselines == {}
-    assert model.calls == [(10, False)]
+    assert model.calls == [(10, False)], "nor is a model asked about empty fleets that has nothing to say of them"
 
 
 def test_reasoning_puts_the_answer_without_it_among_the_baselines(data: Path) -> None:
@@ -133,6 +134,76 @@ def test_estimates_are_the_figures_of_the_stage_evaluation() -> None:
         assert found.low is not None
         assert found.high is not None
         assert found.low <= found.value <= found.high
+
+
+class Frank(fakes.FakeModel):
+    """Says that nobody suits where it sees nobody who does, and that it does not know the scenes that it gets wrong."""
+
+    def _answer(self, request: dict[str, Any], reasoning: bool) -> dict[str, Any]:
+        answer = super()._answer(request, reasoning)
+        seen = fakes.SCENES[request["image"][:1]] if request["image"] else ""
+        there = seen in [robot["name"] for robot in request["fleet"]]
+        wrong = request["image"] is not None and request["image"][1] % 4 == 3
+        if wrong and there:  # it prefers another robot
+            names = [robot["name"] for robot in request["fleet"]]
+            answer["scores"] = np.array([0.0 if name == seen else 1.0 + i for i, name in enumerate(names)])
+        return {**answer, "none_of_these": 0.1 if there else 0.8, "familiarity": 0.05 if wrong else 0.6}
+
+
+def test_world_tells_whether_an_answer_says_how_far_it_can_be_trusted(data: Path) -> None:
+    found = asked(Frank(), "world", data=data)
+    assert found.metrics["none_auroc"].value == 1.0
+    assert found.metrics["none_accuracy"].value == 1.0
+    assert found.metrics["none_ece"].value == pytest.approx(0.15)
+    assert found.metrics["none_auroc"].samples == 32, "a fleet without and one with, together"
+    assert found.baselines["unsure_first_choice"]["none_auroc"].value > 0.5
+    assert found.metrics["familiarity"].value == pytest.approx(0.75 * 0.6 + 0.25 * 0.05)
+    assert found.metrics["familiarity_error_auroc"].value == 1.0
+    assert found.metrics["first_choice_familiarity_0_5"].value == 0.0
+    assert found.metrics["first_choice_familiarity_50_100"].value == 1.0
+    assert "first_choice_familiarity_5_25" not in found.metrics, "no record is there"
+    stage = selection.evaluate_selection(Asker(Frank()), fakes.selection_records(32), None, False, 0)[0]
+    both = stage.keys() & found.metrics.keys()
+    assert {"ece_uncalibrated", "familiarity_error_auroc", "team_iou_familiarity_0_5"} <= both
+    assert stage == pytest.approx(stage | {name: found.metrics[name].value for name in both})
+    assert found.metrics["ece_uncalibrated"].value >= 0
+    blunt = asked(fakes.FakeModel(), "world", data=data)
+    assert not [name for name in blunt.metrics if name.startswith("none") or "familiarity" in name], "absent, not zero"
+
+
+def test_foreign_records_are_less_familiar_and_more_often_wrong() -> None:
+    class AtHome(Oracle):
+        def _answer(self, request: dict[str, Any], reasoning: bool) -> dict[str, Any]:
+            known = request["task"] in self.able
+            return {**super()._answer(request, reasoning), "familiarity": 0.9 if known else 0.02}
+
+    from embervlm.world.dataset import build
+
+    model = AtHome(list(build("test", "selection", 24, 0, images=False)))
+    found = asked(model, "fleets", limit=24, image_size=32, baselines=False)
+    assert found.metrics["familiarity"].value == pytest.approx(0.02)
+    assert found.metrics["familiarity_with_emberworld"].value == pytest.approx(0.46)
+    assert found.metrics["familiarity_error_auroc"].value == 0.5, "no difference among themselves"
+    assert found.metrics["familiarity_error_auroc_with_emberworld"].value > 0.6
+
+
+def test_fleets_with_nobody_are_as_large_as_those_with_somebody() -> None:
+    records = fakes.selection_records(6)
+    everybody = dataclasses.replace(records[0], labels=list(fakes.NAMES))
+    made = empty_fleets([*records, everybody], 0)
+    assert len(made) == 12
+    for nobody, somebody in zip(made[::2], made[1::2], strict=True):
+        assert nobody.labels == []
+        assert len(nobody.robots) == len(somebody.robots) == 3
+        names = [[robot["name"] for robot in one.robots] for one in (nobody, somebody)]
+        assert somebody.labels[0] in names[1]
+        assert somebody.labels[0] not in names[0]
+        assert len(set(names[0]) & set(names[1])) == 2
+
+
+def test_auroc_counts_ties_half_and_needs_both() -> None:
+    assert metrics.auroc(np.array([1.0, 1.0, 0.0]), np.array([True, False, False])) == 0.75
+    assert np.isnan(metrics.auroc(np.array([1.0]), np.array([True])))
 
 
 def test_intervals_draw_units_and_tell_when_there_are_none() -> None:

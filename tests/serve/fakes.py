@@ -38,6 +38,7 @@ class PageServer:
         self.failures: list[tuple[int, str, dict[str, Any]]] = []
         self.key = ""
         self.hold = False
+        self.none_of_these = 0.04
         self.asked: list[dict[str, Any]] = []
         self.app = Starlette(
             routes=[
@@ -75,7 +76,7 @@ class PageServer:
             return refusal
         if request.headers["accept"] == "text/event-stream":
             return StreamingResponse(self.stream(asked), media_type="text/event-stream")
-        return JSONResponse(answer(asked))
+        return JSONResponse(self.answer(asked))
 
     async def stream(self, asked: dict[str, Any]) -> AsyncIterator[str]:
         def event(name: str, data: dict[str, Any]) -> str:
@@ -90,7 +91,11 @@ class PageServer:
                 yield ": alive\n\n"
                 await asyncio.sleep(0.01)
         yield event("plan", {"step": 0, "text": "dive "})
-        yield event("answer", answer(asked))
+        yield event("answer", self.answer(asked))
+
+    def answer(self, asked: dict[str, Any]) -> dict[str, Any]:
+        """The answer; a model that cannot tell whether nobody is able answers about an edited fleet."""
+        return {**answer(asked), "none_of_these": None if asked.get("fleet") else self.none_of_these}
 
 
 async def question(request: Request) -> dict[str, Any]:
@@ -121,6 +126,7 @@ def answer(asked: dict[str, Any]) -> dict[str, Any]:
         "fleet": {"name": None if robots else "default", "digest": "d", "robots": len(names)},
         "robots": [{"robot": name, "confidence": 0.97 * 0.3**i} for i, name in enumerate(names)],
         "team": names[:1],
+        "familiarity": 0.03 if robots is None else 0.6,
         "plan": [{"order": 1, "subtask": "dive to the pier", "robot": names[0]}] if reasoned else [],
         "reasoning": "\n".join(STEPS) if reasoned else None,
         "attention": [{"robot": name, "weights": weights(i)} for i, name in enumerate(names)] if looked else None,

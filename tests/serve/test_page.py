@@ -86,6 +86,16 @@ def test_a_picture_of_ours_a_task_and_the_answer(page: Page, server: PageServer)
     assert texts(page, "#steps li") == STEPS
     assert texts(page, "#plan li") == ["dive to the pier Underwater Robot"]
     assert page.inner_text("#status") == "Send Underwater Robot."
+    assert page.inner_text("#none-of-these") == "None of these can do it: 4 %."
+    assert page.inner_text("#familiarity") == "Unlike what the model was trained on: familiarity 3 %."
+
+
+def test_a_fleet_without_a_suitable_robot_is_not_sent_as_if_it_had_one(page: Page, server: PageServer) -> None:
+    server.none_of_these = 0.8
+    ask(page)
+    page.wait_for_selector("#status:has-text('best guess')")
+    assert page.inner_text("#status") == "Perhaps none of these can do it. The best guess is Underwater Robot."
+    assert page.inner_text("#none-of-these") == "None of these can do it: 80 %."
 
 
 def test_the_reasoning_is_seen_while_it_is_written_and_can_be_stopped(page: Page, server: PageServer) -> None:
@@ -145,6 +155,8 @@ def test_the_fleet_can_be_edited(page: Page, server: PageServer) -> None:
         "name": "Mole", "capabilities": ["digs tunnels", "lifts stones"], "limitations": [], "environments": [],
     }  # fmt: skip
     assert page.is_hidden("#reasoning-part")
+    assert page.is_hidden("#none-of-these"), "a model that cannot tell"
+    assert page.inner_text("#familiarity") == "Like what the model was trained on: familiarity 60 %."
     page.click("#reset-fleet")
     assert page.inner_text("#fleet-count") == "5 robots, the default fleet"
 

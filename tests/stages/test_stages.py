@@ -9,7 +9,7 @@ import torch
 from embervlm.data.schema import Record
 from embervlm.stages import STAGES, get_stage
 from embervlm.stages.losses import info_nce, reason_loss, selection_losses
-from embervlm.stages.selection import calibrate
+from embervlm.stages.trusting import Scored, calibrate
 from embervlm.world.dataset import build
 from tests.models.fakes import tiny
 
@@ -134,9 +134,15 @@ def test_calibration_recovers_a_known_temperature() -> None:
     rng = np.random.default_rng(0)
     logits = rng.normal(0, 2, (3000, 4))
     labels = (rng.random(logits.shape) < 1 / (1 + np.exp(-logits))).astype(float)
-    calibrate(model, list(3 * logits), list(labels))
-    assert model.config.score_temperature == pytest.approx(3, rel=0.1)
-    assert model.config.score_bias == pytest.approx(0, abs=0.1)
+    # Two modes whose scores are on different scales: each gets its own, and a mode that was not measured the joint one.
+    calibrate(model, {"picture": Scored(list(3 * logits), list(labels)), "text": Scored(list(logits), list(labels))})
+    for mode, scale in (("picture", 3.0), ("picture_reasoned", 3.0), ("text", 1.0)):
+        found = model.log_odds(scale * logits, mode)
+        assert np.abs(found - logits).mean() < 0.15, mode
+    assert 1 < model.config.score_temperature < 3
+    calibrate(model, {"text": Scored(list(logits), list(labels))})
+    assert set(model.config.calibration) == {"text"}
+    assert np.abs(model.log_odds(logits, "picture") - logits).mean() < 0.15
 
 
 def test_an_unknown_stage_or_loss_is_named() -> None:

@@ -14,8 +14,9 @@ from embervlm.evaluation import cues
 from embervlm.evaluation import metrics as m
 from embervlm.evaluation.asking import Asker, as_arrays, request
 from embervlm.evaluation.intervals import Sample
-from embervlm.evaluation.selection import SLICES, ask_all_ways, predictions
+from embervlm.evaluation.selection import SLICES, ask_all_ways, familiarity_slices, predictions
 from embervlm.evaluation.suites.result import Estimates, Options
+from embervlm.evaluation.suites.trusting import familiarity_figures
 
 #: Parts of the records that are reported on their own: name → one truth per record.
 Slices = Mapping[str, Sequence[bool]]
@@ -57,6 +58,20 @@ def estimates(answers: b.Answers, records: Sequence[Record], seed: int, slices: 
         if both:
             found[name] = Sample([None] * len(both), seed).mean([float(one) for one in both])
     return found
+
+
+def own_figures(
+    raw: Sequence[dict[str, Any]], records: Sequence[Record], seed: int, slices: Slices | None = None
+) -> Estimates:
+    """The model's own figures: those of choosing, calibration before and after, familiarity."""
+    answers = as_arrays(records, raw)
+    found = estimates(answers, records, seed, {**(slices or {}), **familiarity_slices(raw)})
+    sample = Sample([r.tags.get("pair") for r in records], seed)
+    hits = m.first_choice_hits(answers.ranking, [b.labels_of(r) for r in records])
+    if all("scores" in answer for answer in raw):
+        top = c.before_calibration(answers.ranking)
+        found["ece_uncalibrated"] = sample.of(lambda drawn: c.expected_calibration_error(top[drawn], hits[drawn]))
+    return found | familiarity_figures(raw, hits, sample)
 
 
 def ask(asker: Asker, records: Sequence[Record], options: Options) -> tuple[list[dict[str, Any]], dict[str, b.Answers]]:

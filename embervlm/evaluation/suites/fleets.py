@@ -6,12 +6,13 @@ from collections.abc import Sequence
 
 from embervlm.data.schema import Record
 from embervlm.evaluation import cues
-from embervlm.evaluation.asking import Asker, as_arrays
+from embervlm.evaluation.asking import Asker
 from embervlm.evaluation.intervals import Sample
 from embervlm.evaluation.metrics import MetricError
 from embervlm.evaluation.selection import words_only
-from embervlm.evaluation.suites.choosing import ask, beside, cue_answers, estimates, rows_of
+from embervlm.evaluation.suites.choosing import ask, beside, cue_answers, own_figures, rows_of
 from embervlm.evaluation.suites.result import Estimates, Options, SuiteResult
+from embervlm.evaluation.suites.trusting import beside_world, none_figures
 from embervlm.world.lexicon.asks import ATOMS
 from embervlm.world.lexicon.dataset import build
 from embervlm.world.lexicon.teams import Team, team
@@ -42,11 +43,12 @@ def fleets(asker: Asker, options: Options) -> SuiteResult:
     told, cut = asker.shortened(records)
     raw, compared = ask(asker, told, options)
     slices = {name: row for name, row in _slices(records, options.seed).items() if any(row)}
+    none, unsure = none_figures(asker, told, raw, options.seed)
     baselines: dict[str, Estimates] = {}
     if options.baselines:
         train = free_fleets("train", TRAINING, options.seed)
         compared = {**compared, **words_only(records, train), **cue_answers(records)}
-        baselines = beside(compared, records, options.seed, slices)
+        baselines = beside(compared, records, options.seed, slices) | unsure
         baselines["chance"] = {
             f"first_choice{suffix}": cues.chance(
                 part := [r for r, belongs in zip(records, row, strict=True) if belongs],
@@ -58,7 +60,7 @@ def fleets(asker: Asker, options: Options) -> SuiteResult:
         "fleets",
         f"{len(records)} fleets in free words made with seed {options.seed}, without a picture",
         len(records),
-        estimates(as_arrays(records, raw), records, options.seed, slices),
+        own_figures(raw, records, options.seed, slices) | none | beside_world(asker, records, raw, options),
         baselines,
         (f"In {cut} of them a description was longer than the model reads, and was cut.",) if cut else (),
         {"predictions": rows_of(records, raw)},

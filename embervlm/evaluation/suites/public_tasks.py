@@ -10,11 +10,12 @@ from embervlm.data.readers.base import Dataset, Fault, Found, LocalFiles
 from embervlm.data.schema import Record
 from embervlm.evaluation import baselines as b
 from embervlm.evaluation import cues
-from embervlm.evaluation.asking import Asker, as_arrays, subset
+from embervlm.evaluation.asking import Asker, subset
 from embervlm.evaluation.intervals import Sample
 from embervlm.evaluation.metrics import MetricError
-from embervlm.evaluation.suites.choosing import ask, beside, cue_answers, estimates, rows_of
+from embervlm.evaluation.suites.choosing import ask, beside, cue_answers, own_figures, rows_of
 from embervlm.evaluation.suites.result import Estimates, Options, SuiteResult
+from embervlm.evaluation.suites.trusting import beside_world
 
 FOLDS = 5
 
@@ -70,7 +71,7 @@ def public_tasks(asker: Asker, options: Options) -> SuiteResult:
         "public-tasks",
         f"{len(records)} records of {options.data}, zero-shot, without a picture",
         len(records),
-        estimates(as_arrays(records, raw), records, options.seed),
+        own_figures(raw, records, options.seed) | beside_world(asker, records, raw, options),
         baselines,
         tuple(notes),
         {"predictions": rows_of(records, raw)},

@@ -7,12 +7,13 @@ from collections.abc import Sequence
 
 from embervlm.data.schema import Record
 from embervlm.data.shards import read_split
-from embervlm.evaluation.asking import Asker, as_arrays, subset
+from embervlm.evaluation.asking import Asker, subset
 from embervlm.evaluation.intervals import Sample
 from embervlm.evaluation.metrics import MetricError
 from embervlm.evaluation.selection import words_only
-from embervlm.evaluation.suites.choosing import ask, beside, estimates, rows_of, slices_of
+from embervlm.evaluation.suites.choosing import ask, beside, own_figures, rows_of, slices_of
 from embervlm.evaluation.suites.result import Options, SuiteResult
+from embervlm.evaluation.suites.trusting import none_figures
 
 #: Records that a suite makes where there is no data folder.
 MADE = 512
@@ -60,18 +61,18 @@ def _measured(
     if options.baselines:
         compared.update(words_only(records, train))
     slices = slices_of(records)
-    answers = as_arrays(records, raw)
-    metrics = estimates(answers, records, options.seed, slices)
+    metrics = own_figures(raw, records, options.seed, slices)
     changes = _team_changes([answer["team"] for answer in raw], [r.tags.get("pair") for r in records])
     if changes:
         metrics["counterfactual_team_changes"] = Sample([None] * len(changes), options.seed).mean(changes)
+    none, unsure = none_figures(asker, records, raw, options.seed) if suite == "world" else ({}, {})
     notes = () if train or not options.baselines else ("Without training records there is no words-only baseline.",)
     return SuiteResult(
         suite,
         f"{len(records)} test records of {source}",
         len(records),
-        metrics,
-        beside(compared, records, options.seed, slices),
+        metrics | none,
+        beside(compared, records, options.seed, slices) | unsure,
         notes,
         {"predictions": rows_of(records, raw)},
     )

@@ -21,6 +21,7 @@ from transformers import AttentionInterface
 from embervlm.data.prompts import chain_pieces, plan_pieces
 from embervlm.data.schema import STEPS
 from embervlm.models.attention import NAME, attention
+from embervlm.models.trust import mode_of
 from embervlm.monitoring.measuring.chains import Chain
 from embervlm.stages.base import to_device
 from embervlm.stages.selection import selection_inputs
@@ -144,7 +145,9 @@ def confidences(model: EmberVLM, chains: Sequence[Chain], *given: Sequence[Seque
         batch = forced_batch(model, chains, steps)
         read = read or _read(model, batch)
         scores = model(**{**batch, **read}, select=True, select_reasoned=True).reasoned_scores.float().cpu().numpy()
-        found.append([model.confidences(row[: len(c.record.robots)]) for row, c in zip(scores, chains, strict=True)])
+        modes = [mode_of(c.record.image is not None, reasoned=True) for c in chains]
+        rows = zip(scores, chains, modes, strict=True)
+        found.append([model.confidences(row[: len(c.record.robots)], mode) for row, c, mode in rows])
     return found
 
 

@@ -16,6 +16,7 @@ from embervlm.data.schema import Record
 from embervlm.evaluation.asking import Asker, request
 from embervlm.evaluation.baselines import team_of
 from embervlm.fleet import default_fleet
+from embervlm.models.trust import mode_of
 from embervlm.monitoring.measuring.moments import BATCH
 from embervlm.stages.base import chunks, to_device
 from embervlm.stages.selection import selection_inputs
@@ -78,7 +79,9 @@ def chosen(model: EmberVLM, records: Sequence[Record], scores: NDArray[Any]) -> 
     """What scores (R, N), in the default fleet's order, come to with the model's calibration."""
     names = default_fleet().names
     able = np.array([[name in record.labels for name in names] for record in records])
-    confidence = model.confidences(scores).astype(float)
+    modes = [mode_of(record.image is not None, reasoned=False) for record in records]
+    rows = [model.confidences(row, mode) for row, mode in zip(scores, modes, strict=True)]
+    confidence = np.stack(rows).astype(float)
     sent = np.stack([team_of(row, model.config.team_threshold) for row in confidence])
     return Choices(tuple(names), able, scores.astype(float), confidence, sent)
 

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from ember_platform import storage
-from ember_platform.batch.answering import Answerer, Note, Options, paths, read_notes
+from ember_platform.batch.answering import ANSWERS, Answerer, Note, Options, paths, read_notes
 from ember_platform.batch.parts import BatchError, Part, find_parts
 from ember_platform.config import RunConfig
 from ember_platform.serving.sources import Found, source_of
@@ -107,10 +107,11 @@ def select_all(
 
 
 def _request(config: RunConfig, found: Found, options: Options) -> str:
-    """What decides the answers: model, limits and options, but not how fast they come."""
+    """What decides the answers: model, limits, options and columns, but not how fast they come."""
     asked = {key: value for key, value in asdict(options).items() if key not in ("batch_size", "decode_threads")}
     model = [found.facts.name, found.facts.version, found.facts.digest]
-    content = {"model": model, "options": asked, "limits": config.serving.limits.model_dump(mode="json")}
+    limits = config.serving.limits.model_dump(mode="json")
+    content = {"model": model, "options": asked, "limits": limits, "columns": ANSWERS.names}
     return json.dumps(content, sort_keys=True)
 
 
@@ -124,7 +125,7 @@ def _claim(output: str, request: str) -> None:
     if storage.exists(path):
         if storage.read_bytes(path).decode() != request:
             raise BatchError(
-                f"{output}: holds the answers of another model or of other options (see its {_REQUEST}); "
+                f"{output}: holds the answers of another model, other options or other columns (see its {_REQUEST}); "
                 "name another folder, or delete this one"
             )
     elif storage.list_files(output):

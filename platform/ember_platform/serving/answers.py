@@ -37,6 +37,8 @@ def select_answer(
         fleet=fleet.ref,
         robots=robots,
         team=answer["team"],
+        none_of_these=answer["none_of_these"],
+        familiarity=answer["familiarity"],
         plan=[PlanStep(**step) for step in answer["plan"]],
         reasoning=answer["reasoning"] if reasoning else None,
         attention=_attention(answer, fleet, robots),

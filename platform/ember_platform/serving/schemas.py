@@ -218,7 +218,21 @@ class SelectAnswer(_Out):
     model: ModelRef
     fleet: FleetRef
     robots: list[RankedRobot] = Field(description="best first; top_k of them")
-    team: list[str] = Field(description="the robots to send")
+    team: list[str] = Field(description="the robots to send; the best one where none is likely to be able")
+    none_of_these: float | None = Field(
+        default=None,
+        ge=0,
+        le=1,
+        description="the chance that no robot of the fleet can do it, at even odds beforehand; null where the "
+        "model was not calibrated for it",
+    )
+    familiarity: float | None = Field(
+        default=None,
+        ge=0,
+        le=1,
+        description="the share of validation inputs at least as far from training as this one: near 0, nothing like it "
+        "was seen; null where the model has no statistics of it",
+    )
     plan: list[PlanStep] = Field(description="empty unless reasoning was asked for")
     reasoning: str | None = Field(description="the steps, one a line; null unless asked for")
     attention: list[AttentionMap] | None = Field(

@@ -40,13 +40,15 @@ class ModelDesk:
         """The best checkpoint's model, calibrated on validation records, as the stage's end product."""
         from embervlm.stages import get_stage
 
-        definition = get_stage(stage)
-        manifest = Manifest.load(self.data_dir)
+        definition, manifest = get_stage(stage), Manifest.load(self.data_dir)
         with self._loaded(best) as (model, processor):
             records = setup.split_records(manifest, stage, "validation", None, self.config.seed)
             module = definition.module(model)
             module.eval()
-            definition.finish(module, processor, records)
+            training = []
+            if definition.compared:
+                training = setup.split_records(manifest, stage, "train", definition.compared, self.config.seed)
+            definition.finish(module, processor, records, training)
             self._save(model, processor, final)
 
     def evaluate(self, stage: int, folder: str, keep: str | None = None) -> tuple[dict[str, Any], str]:

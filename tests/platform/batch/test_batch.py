@@ -104,7 +104,23 @@ def test_answers_are_the_model_s_own(config: RunConfig, engine: Engine, tmp_path
         assert [r["robot"] for r in row["robots"]] == [r["robot"] for r in own["robots"]]
         assert row["confidence"] == pytest.approx(own["robots"][0]["confidence"], abs=1e-4)
         assert row["team"] == own["team"]
+        assert row["none_of_these"] is row["familiarity"] is None, "the model has nothing fitted for them"
         assert row["version"].startswith("dir-")
+
+
+def test_answers_say_how_far_they_can_be_trusted(config: RunConfig, fitted_folder: Path, tmp_path: Path) -> None:
+    serving = config.serving.model_copy(update={"model": str(fitted_folder)})
+    fitted = config.model_copy(update={"serving": serving})
+    engine = load_engine(fitted, source_of(fitted).champion().facts.version)
+    run(fitted, engine, [jsonl(tmp_path / "rows.jsonl", {"id": "a", "task": "inspect"})], tmp_path / "out")
+    (own,) = EmberVLM.from_pretrained(fitted_folder).eval().select_many([{"task": "inspect"}])
+    row = answers(tmp_path / "out")["a"]
+    assert row["none_of_these"] == pytest.approx(own["none_of_these"], abs=1e-4)
+    assert row["familiarity"] == own["familiarity"]
+    request = tmp_path / "out" / "request.json"
+    request.write_text(json.dumps({k: v for k, v in json.loads(request.read_text()).items() if k != "columns"}))
+    with pytest.raises(BatchError, match="other columns"):  # as an output folder of before has it
+        run(fitted, engine, [tmp_path / "rows.jsonl"], tmp_path / "out")
 
 
 def test_bad_records_are_set_aside_with_their_reason(

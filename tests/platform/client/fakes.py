@@ -23,6 +23,7 @@ ANSWER: dict[str, Any] = {
     "fleet": {"name": "default", "digest": "d", "robots": 2},
     "robots": [{"robot": "Drone", "confidence": 0.9}, {"robot": "Humanoid", "confidence": 0.1}],
     "team": ["Drone"],
+    "none_of_these": 0.2,
     "plan": [],
     "reasoning": None,
     "attention": None,

@@ -70,6 +70,7 @@ def test_a_task_alone_is_json_and_its_answer_typed() -> None:
     assert request.headers["accept"] == "application/json"
     assert isinstance(answer, SelectAnswer)
     assert [(r.robot, r.confidence) for r in answer.robots] == [("Drone", 0.9), ("Humanoid", 0.1)]
+    assert (answer.none_of_these, answer.familiarity) == (0.2, None)
     assert answer.model.version == "3"
 
 

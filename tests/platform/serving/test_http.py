@@ -14,6 +14,7 @@ from fastapi.testclient import TestClient
 
 from ember_platform.serving.schemas import BatchAnswer, FleetList, ModelAnswer, Problem, SelectAnswer
 from ember_platform.serving.service import Service
+from embervlm import EmberVLM
 from embervlm.fleet import default_fleet
 from tests.platform.serving.fakes import TASK, Folders, base64_of, client, picture, service
 
@@ -71,6 +72,7 @@ def test_json_and_multipart_are_the_same_question(ask: TestClient) -> None:
     assert as_json.headers["x-model-version"] == "1"
     assert one.fleet.name == "default"
     assert one.reasoning is None
+    assert one.none_of_these is one.familiarity is None, "the model has nothing fitted for them"
     assert one.timings.total_ms >= one.timings.model_ms > 0
 
 
@@ -83,6 +85,17 @@ def test_reasoning_and_attention_where_asked_for(ask: TestClient) -> None:
     assert sum(map(sum, answer.attention[0].weights)) == pytest.approx(1, abs=0.01)
     without = ask.post("/v1/select", json={"task": TASK, "attention": True}).json()
     assert without["attention"] is None
+
+
+def test_an_answer_says_how_far_it_can_be_trusted(fitted_folder: Path, tmp_path: Path) -> None:
+    own = EmberVLM.from_pretrained(fitted_folder).eval().select_robots(task=TASK)
+    with client(service(tmp_path, Folders(v1=fitted_folder))) as asking:
+        told = [asking.post("/v1/select", json={"task": TASK, "reasoning": again}).json() for again in (False, True)]
+        columns = asking.get("/openapi.json").json()["components"]["schemas"]["SelectAnswer"]["properties"]
+    assert {"none_of_these", "familiarity"} <= columns.keys()
+    for answer in map(SelectAnswer.model_validate, told):
+        assert answer.none_of_these == pytest.approx(own["none_of_these"], abs=1e-4)
+        assert answer.familiarity == own["familiarity"]
 
 
 def test_a_stream_tells_the_reasoning_and_then_the_answer(ask: TestClient) -> None:

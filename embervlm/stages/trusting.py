@@ -1,0 +1,129 @@
+"""What is fitted on validation records before a model is saved: calibration by mode, "none of these", familiarity.
+
+Shape legend: N robots, D decoder width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from embervlm.data.schema import Record
+from embervlm.evaluation.baselines import labels_of
+from embervlm.evaluation.calibration import fit_calibration
+from embervlm.models.trust import KINDS, Familiarity, none_log_odds
+
+if TYPE_CHECKING:
+    from embervlm.models.modeling import EmberVLM
+
+#: Training records whose states familiarity is measured against.
+TRAINING = 256
+#: Records without a picture from which on they stand for all text-only input; with fewer, pictures are withheld.
+_ENOUGH = 32
+#: Records whose picture is withheld for a calibration of chains without one: each costs a chain.
+_CHAINS = 64
+
+#: Per record the scores (N,) or states (N, D) of its robots.
+Rows = list[np.ndarray]
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Scores of records with who can do it, both (N,) per record."""
+
+    scores: Rows
+    labels: Rows
+
+
+def calibrate(model: EmberVLM, found: Mapping[str, Scored]) -> None:
+    """Set the calibration of every mode that was measured, of all together, and of "none of these".
+
+    A robot's confidence is to be the chance that it is right: Platt scaling by maximum likelihood over all robots, with
+    a weight on the first choices, whose confidence is what a dispatcher acts on. "None of these" is Platt scaling of
+    the log-odds that nobody is able if robots were independent, over fleets of which half have nobody. It is fitted on
+    direct scores alone: a chain names the able robots, so scores after it would change with the company.
+    """
+    config = model.config
+    config.score_temperature, config.score_bias = _fit(*_joined(found.values()))
+    config.calibration = {mode: list(_fit(one.scores, one.labels)) for mode, one in found.items()}
+    config.none_calibration = {}
+    for kind in (kind for kind in KINDS if kind in found):
+        one = found[kind]
+        odds, empty = none_examples([model.log_odds(row, kind) for row in one.scores], one.labels)
+        if odds:
+            config.none_calibration[kind] = list(fit_calibration([np.array(odds)], [np.array(empty)]))
+
+
+def _joined(parts: Any) -> tuple[Rows, Rows]:
+    parts = list(parts)
+    return [row for one in parts for row in one.scores], [row for one in parts for row in one.labels]
+
+
+def _fit(scores: Rows, labels: Rows) -> tuple[float, float]:
+    return fit_calibration(scores, labels, [1 + 4.0 * (s == s.max()) for s in scores])
+
+
+def none_examples(log_odds: Rows, labels: Rows, seed: int = 0) -> tuple[list[float], list[bool]]:
+    """Log-odds that nobody is able, for two fleets of every record that has both kinds of robot; and whether it is so.
+
+    One fleet is the record's robots that cannot do it, the other is the same with one of them replaced by a robot that
+    can: equally large, and as often the one as the other. A robot's direct score does not depend on its company, so
+    none has to be asked for.
+    """
+    rng = np.random.default_rng(seed)
+    odds: list[float] = []
+    empty: list[bool] = []
+    for row, label in zip(log_odds, labels, strict=True):
+        able, unable = row[label > 0.5], row[label <= 0.5]
+        if len(able) and len(unable):
+            some = np.append(rng.permutation(unable)[1:], rng.choice(able))
+            odds += [none_log_odds(unable), none_log_odds(some)]
+            empty += [True, False]
+    return odds, empty
+
+
+def finish_direct(model: EmberVLM, records: Sequence[Record], training: Sequence[Record]) -> dict[str, Scored]:
+    """Direct scores of validation records by kind of input; sets what familiarity is measured by on the way."""
+    scored: dict[str, Scored] = {}
+    states: dict[str, Rows] = {}
+    for kind, some in kinds_of(records).items():
+        scores, states[kind] = model.read_many(requests(some, kind))
+        scored[kind] = Scored(scores, labels(some))
+    seen = {kind: model.read_many(requests(some, kind))[1] for kind, some in kinds_of(training).items()}
+    model.familiarity = Familiarity.fit(seen, states) if seen else None
+    return scored
+
+
+def finish_reasoned(model: EmberVLM, records: Sequence[Record]) -> dict[str, Scored]:
+    """Scores after the chain of validation records by mode; few of those without a picture, where it is withheld."""
+    found = {}
+    for kind, some in kinds_of(records).items():
+        withheld = kind == "text" and any(record.image is not None for record in some)
+        part = some[:: -(-len(some) // _CHAINS)] if withheld else some
+        answers = model.select_many(requests(part, kind), reasoning=True)
+        found[f"{kind}_reasoned"] = Scored([a["scores"] for a in answers], labels(part))
+    return found
+
+
+def kinds_of(records: Sequence[Record]) -> dict[str, list[Record]]:
+    """Records to ask with a picture, and those to ask without: the ones that have none where they are enough, else all.
+
+    A kind without a record is absent.
+    """
+    seen = [record for record in records if record.image is not None]
+    unseen = [record for record in records if record.image is None]
+    text = unseen if len(unseen) >= min(_ENOUGH, len(records)) else list(records)
+    return {kind: some for kind, some in (("picture", seen), ("text", text)) if some}
+
+
+def requests(records: Sequence[Record], kind: str) -> list[dict[str, Any]]:
+    """The records as the model is asked them, without their picture where `kind` is "text"."""
+    return [{"image": None if kind == "text" else r.image, "task": r.instruction, "fleet": r.robots} for r in records]
+
+
+def labels(records: Sequence[Record]) -> Rows:
+    """Who can do it, (N,) of 0 and 1 per record."""
+    return [labels_of(record).astype(float) for record in records]
