@@ -16,7 +16,7 @@ from torch import Tensor
 from embervlm.data.prompts import chain_pieces, parse_generated, robot_text, without_brackets
 from embervlm.fleet import Fleet, Robot
 from embervlm.models.attention import recorded_attention
-from embervlm.models.trust import Familiarity, fitted, mode_of, none_log_odds
+from embervlm.models.trust import Familiarity, Read, fitted, mode_of, none_log_odds
 
 if TYPE_CHECKING:
     from embervlm.data.processor import EmberVLMProcessor
@@ -118,10 +118,10 @@ class SelectionMixin:
             batch = self._batch(chunk, fleets)
             with recorded_attention() if attention else nullcontext() as weights:
                 output = self(**batch, select=True)
-            rows = zip(chunk, fleets, output.scores, output.context.selected, strict=True)
+            read = self._read(batch, fleets, output.context.selected)
             answers += [
-                self._answer(scores, scores, fleet, states, mode_of(pictured(request), reasoned=False))
-                for request, fleet, scores, states in rows
+                self._answer(scores, scores, fleet, parts, mode_of(pictured(request), reasoned=False))
+                for request, fleet, scores, parts in zip(chunk, fleets, output.scores, read, strict=True)
             ]
             if attention:
                 self._looked(answers[-len(chunk) :], batch, weights or [])
@@ -138,9 +138,11 @@ class SelectionMixin:
         written = yield from self.write(
             **batch, start_ids=start, max_new_tokens=max_new_tokens, select=True, attention=attention
         )
+        assert written.selected is not None
+        read = self._read(batch, fleets, written.selected)
         answers = [
-            self._reasoned_answer(written, i, fleet, pictured(request))
-            for i, (request, fleet) in enumerate(zip(requests, fleets, strict=True))
+            self._reasoned_answer(written, i, fleet, parts, pictured(request))
+            for i, (request, fleet, parts) in enumerate(zip(requests, fleets, read, strict=True))
         ]
         if attention:
             self._looked(answers, batch, written.attention or [])
@@ -156,17 +158,19 @@ class SelectionMixin:
     @torch.inference_mode()
     def read_many(  # type: ignore[misc]
         self: EmberVLM, requests: Sequence[dict[str, Any]], batch_size: int = 64
-    ) -> tuple[list[np.ndarray], list[np.ndarray]]:
-        """Per request the direct scores (N,) and the states (N, D) that they were read from, in fleet order."""
+    ) -> tuple[list[np.ndarray], list[Read]]:
+        """Per request the direct scores (N,) in fleet order, and what `Familiarity` sees of it."""
         scores: list[np.ndarray] = []
-        states: list[np.ndarray] = []
+        read: list[Read] = []
         for chunk in _chunks(requests, batch_size):
             fleets = [Fleet.of(r.get("fleet")) for r in chunk]
-            output = self(**self._batch(chunk, fleets), select=True)
-            for i, fleet in enumerate(fleets):
-                scores.append(output.scores[i, : len(fleet)].float().cpu().numpy())
-                states.append(output.context.selected[i, : len(fleet)].float().cpu().numpy())
-        return scores, states
+            batch = self._batch(chunk, fleets)
+            output = self(**batch, select=True)
+            scores += [
+                row[: len(fleet)].float().cpu().numpy() for row, fleet in zip(output.scores, fleets, strict=True)
+            ]
+            read += self._read(batch, fleets, output.context.selected)
+        return scores, read
 
     @torch.inference_mode()
     def encode_images(self: EmberVLM, images: Sequence[Any], batch_size: int = 64) -> np.ndarray:  # type: ignore[misc]
@@ -303,10 +307,21 @@ class SelectionMixin:
             forced[1, i, : len(ids)] = torch.tensor(mentions)
         return {"forced": forced[0].to(self.device), "forced_mentions": forced[1].to(self.device)}
 
+    def _read(  # type: ignore[misc]
+        self: EmberVLM, batch: dict[str, Any], fleets: Sequence[Fleet], states: Tensor
+    ) -> list[Read]:
+        """What `Familiarity` sees of each request of a batch, `states` (B, N, D) being those of the direct scores."""
+        mask = batch["attention_mask"][:, :, None].float()
+        words = (self.language.embed(batch["input_ids"]).float() * mask).sum(dim=1) / mask.sum(dim=1)
+        return [
+            {"states": own[: len(fleet)], "words": task[None]}
+            for own, task, fleet in zip(states, words, fleets, strict=True)
+        ]
+
     def _answer(  # type: ignore[misc]
-        self: EmberVLM, scores: Tensor, direct: Tensor, fleet: Fleet, states: Tensor, mode: str
+        self: EmberVLM, scores: Tensor, direct: Tensor, fleet: Fleet, read: Read, mode: str
     ) -> dict[str, Any]:
-        """An answer from the scores (N,) that count, the direct ones, and the states (N, D) those were read from."""
+        """An answer from the scores (N,) that count, the direct ones, and what familiarity sees."""
         values, before = (given[: len(fleet)].float().cpu().numpy() for given in (scores, direct))
         kind = mode.removesuffix("_reasoned")
         confidence = self.confidences(values, mode)
@@ -317,20 +332,19 @@ class SelectionMixin:
             "robots": [{"robot": fleet.names[i], "confidence": float(confidence[i])} for i in order],
             "team": team or [fleet.names[order[0]]],
             "none_of_these": self.none_probability(before, kind),
-            "familiarity": None if known is None else known.share(kind, states[: len(fleet)]),
+            "familiarity": None if known is None else known.share(kind, read),
             "plan": [],
             "reasoning": "",
             "scores": values,
         }
 
     def _reasoned_answer(  # type: ignore[misc]
-        self: EmberVLM, written: Generation, row: int, fleet: Fleet, pictured: bool
+        self: EmberVLM, written: Generation, row: int, fleet: Fleet, read: Read, pictured: bool
     ) -> dict[str, Any]:
         assert written.reasoned_scores is not None
         assert written.scores is not None
-        assert written.selected is not None
         mode = mode_of(pictured, reasoned=True)
-        answer = self._answer(written.reasoned_scores[row], written.scores[row], fleet, written.selected[row], mode)
+        answer = self._answer(written.reasoned_scores[row], written.scores[row], fleet, read, mode)
         parts = self.processor.parts(written.sequences[row].tolist(), written.mentions[row].tolist(), fleet.names)
         steps, plan = parse_generated(parts)
         answer["steps"], answer["plan"] = steps, plan

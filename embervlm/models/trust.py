@@ -18,6 +18,10 @@ from transformers.utils import cached_file
 #: What an answer was made from: a picture or text alone, directly or after a chain. A calibration belongs to one.
 KINDS = ("picture", "text")
 MODES = (*KINDS, *(f"{kind}_reasoned" for kind in KINDS))
+#: What familiarity looks at: the robots' states before the score (N, D), the task's mean word embedding (1, D).
+PARTS = ("states", "words")
+#: An input as familiarity sees it: part → rows.
+Read = Mapping[str, Tensor]
 #: Where a model folder keeps its `Familiarity`.
 FILE = "familiarity.safetensors"
 #: What of `from_pretrained`'s arguments says where on a hub the files are.
@@ -49,58 +53,62 @@ def none_log_odds(log_odds: NDArray[Any]) -> float:
 class Familiarity:
     """How far an input is from what the model was trained on, as a share of validation inputs at least as far.
 
-    A robot's state (D,) is what the model made of it, the task and the picture, just before the score. Its distance is
-    Mahalanobis' to the states of training; an input's is the mean over its fleet. Inputs with a picture and without
-    are compared with their own kind.
+    Two parts of what the model reads are compared with training, each by Mahalanobis' distance (`PARTS`): every robot's
+    state just before its score, which is what became of robot, task and picture together, and the mean of the task's
+    word embeddings: a state hardly shows words that the model passes over. An input is as far as its further part.
+    Inputs with a picture and without are compared with their own kind.
 
     Args:
-        tensors: per kind ("picture", "text") `<kind>.mean` (D,), `<kind>.whitening` (D, D) with W·Wᵀ the inverse
-            covariance, and `<kind>.distances`, those of the validation inputs, ascending.
+        tensors: per kind ("picture", "text") and part `<kind>.<part>.mean` (D,), `<kind>.<part>.whitening` (D, D) with
+            W·Wᵀ the inverse covariance, and `<kind>.<part>.distances` of the validation inputs; and `<kind>.shares`,
+            the smaller of their two shares. The last two ascend.
     """
 
     def __init__(self, tensors: Mapping[str, Tensor]) -> None:
         self.tensors = {name: value.float().cpu() for name, value in tensors.items()}
 
     @classmethod
-    def fit(
-        cls, training: Mapping[str, Sequence[NDArray[Any]]], validation: Mapping[str, Sequence[NDArray[Any]]]
-    ) -> Familiarity:
-        """From states (N, D) of the inputs of both splits by kind; the covariance is shrunk after Ledoit and Wolf."""
-        from sklearn.covariance import LedoitWolf  # slow to import, and only fitting needs it
-
-        tensors: dict[str, Tensor] = {}
-        for kind, states in training.items():
-            if not len(states) or not len(validation.get(kind, ())):
+    def fit(cls, training: Mapping[str, Sequence[Read]], validation: Mapping[str, Sequence[Read]]) -> Familiarity:
+        """From the parts of the inputs of both splits by kind; the covariance is shrunk after Ledoit and Wolf."""
+        itself = cls({})
+        for kind, seen in training.items():
+            inputs = validation.get(kind, ())
+            if not seen or not inputs:
                 continue
-            every = np.concatenate(states).astype(np.float64)
-            found = LedoitWolf().fit(every)
-            values, vectors = np.linalg.eigh(found.covariance_)
-            whitening = vectors / np.sqrt(np.maximum(values, 1e-8))
-            tensors[f"{kind}.mean"] = torch.from_numpy(found.location_)
-            tensors[f"{kind}.whitening"] = torch.from_numpy(whitening)
-        itself = cls(tensors)
-        for kind, states in validation.items():
-            if f"{kind}.mean" in itself.tensors:
-                distances = torch.tensor([itself.distance(kind, torch.from_numpy(s)) for s in states])
-                itself.tensors[f"{kind}.distances"] = distances.float().sort().values
+            for part in PARTS:
+                name = f"{kind}.{part}"
+                itself.tensors |= _whitening(name, torch.cat([read[part].float().cpu() for read in seen]))
+                distances = torch.tensor([itself.distance(name, read[part]) for read in inputs])
+                itself.tensors[f"{name}.distances"] = distances.sort().values
+            itself.tensors[f"{kind}.shares"] = (
+                torch.tensor([itself._least(kind, read) for read in inputs]).sort().values
+            )
         return itself
 
-    def distance(self, kind: str, states: Tensor) -> float:
-        """The mean distance of an input's robots (N, D), in units of √D."""
-        centred = states.float().cpu() - self.tensors[f"{kind}.mean"]
-        apart = (centred @ self.tensors[f"{kind}.whitening"]).square().mean(dim=-1).sqrt()
-        return float(apart.mean())
+    def distance(self, name: str, rows: Tensor) -> float:
+        """The mean distance of an input's rows (N, D) of `<kind>.<part>`, in units of √D."""
+        centred = rows.float().cpu() - self.tensors[f"{name}.mean"]
+        return float((centred @ self.tensors[f"{name}.whitening"]).square().mean(dim=-1).sqrt().mean())
 
-    def share(self, kind: str, states: Tensor) -> float | None:
-        """The share of validation inputs of a kind that are at least as far as these states (N, D); None without any.
+    def _least(self, kind: str, read: Read) -> float:
+        """The smaller share of the two parts."""
+        shares = []
+        for part in PARTS:
+            known = self.tensors[f"{kind}.{part}.distances"]
+            nearer = int(torch.searchsorted(known, torch.tensor(self.distance(f"{kind}.{part}", read[part]))))
+            shares.append((len(known) - nearer) / len(known))
+        return min(shares)
 
-        0 is further than all of them. Counted with the input itself among them, so that it is never exactly 0.
+    def share(self, kind: str, read: Read) -> float | None:
+        """The share of validation inputs of a kind that are at least as far as this one; None without any.
+
+        Counted with the input itself among them, so that it is never exactly 0.
         """
-        known = self.tensors.get(f"{kind}.distances")
+        known = self.tensors.get(f"{kind}.shares")
         if known is None:
             return None
-        nearer = int(torch.searchsorted(known, torch.tensor(self.distance(kind, states))))
-        return (len(known) - nearer + 1) / (len(known) + 1)
+        as_far = int(torch.searchsorted(known, torch.tensor(self._least(kind, read)), right=True))
+        return (as_far + 1) / (len(known) + 1)
 
     def save(self, folder: str | Path) -> None:
         """Write it into a model folder."""
@@ -123,3 +131,13 @@ class Familiarity:
         }
         path = cached_file(str(name), FILE, **missing_is_fine, **where)
         return None if path is None else cls(load_file(path))
+
+
+def _whitening(name: str, rows: Tensor) -> dict[str, Tensor]:
+    from sklearn.covariance import LedoitWolf  # slow to import, and only fitting needs it
+
+    found = LedoitWolf().fit(rows.double().numpy())
+    values, vectors = np.linalg.eigh(found.covariance_)
+    whitening = vectors / np.sqrt(np.maximum(values, 1e-8))
+    tensors = {f"{name}.mean": found.location_, f"{name}.whitening": whitening}
+    return {key: torch.from_numpy(value).float() for key, value in tensors.items()}

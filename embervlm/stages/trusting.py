@@ -14,19 +14,19 @@ import numpy as np
 from embervlm.data.schema import Record
 from embervlm.evaluation.baselines import labels_of
 from embervlm.evaluation.calibration import fit_calibration
-from embervlm.models.trust import KINDS, Familiarity, none_log_odds
+from embervlm.models.trust import KINDS, Familiarity, Read, none_log_odds
 
 if TYPE_CHECKING:
     from embervlm.models.modeling import EmberVLM
 
-#: Training records whose states familiarity is measured against.
+#: Training records that familiarity is measured against.
 TRAINING = 256
 #: Records without a picture from which on they stand for all text-only input; with fewer, pictures are withheld.
 _ENOUGH = 32
 #: Records whose picture is withheld for a calibration of chains without one: each costs a chain.
 _CHAINS = 64
 
-#: Per record the scores (N,) or states (N, D) of its robots.
+#: Per record the scores or labels (N,) of its robots.
 Rows = list[np.ndarray]
 
 
@@ -88,12 +88,12 @@ def none_examples(log_odds: Rows, labels: Rows, seed: int = 0) -> tuple[list[flo
 def finish_direct(model: EmberVLM, records: Sequence[Record], training: Sequence[Record]) -> dict[str, Scored]:
     """Direct scores of validation records by kind of input; sets what familiarity is measured by on the way."""
     scored: dict[str, Scored] = {}
-    states: dict[str, Rows] = {}
+    read: dict[str, list[Read]] = {}
     for kind, some in kinds_of(records).items():
-        scores, states[kind] = model.read_many(requests(some, kind))
+        scores, read[kind] = model.read_many(requests(some, kind))
         scored[kind] = Scored(scores, labels(some))
     seen = {kind: model.read_many(requests(some, kind))[1] for kind, some in kinds_of(training).items()}
-    model.familiarity = Familiarity.fit(seen, states) if seen else None
+    model.familiarity = Familiarity.fit(seen, read) if seen else None
     return scored
 
 

@@ -14,7 +14,7 @@ from PIL import Image
 
 from embervlm import EmberVLM
 from embervlm.models import trust
-from embervlm.models.trust import FILE, Familiarity, fitted, mode_of, none_log_odds
+from embervlm.models.trust import FILE, PARTS, Familiarity, fitted, mode_of, none_log_odds
 from embervlm.stages import get_stage
 from embervlm.stages.trusting import Scored, calibrate, kinds_of, none_examples
 from embervlm.world.dataset import build
@@ -107,14 +107,22 @@ def test_familiarity_comes_from_the_hub_s_revision_that_the_weights_come_from(
 
 def test_familiarity_is_a_share_of_validation_and_falls_with_distance() -> None:
     rng = np.random.default_rng(0)
-    states = [rng.normal(0, [1, 5, 0.1], (4, 3)).astype(np.float32) for _ in range(600)]
-    known = Familiarity.fit({"text": states[:400]}, {"text": states[400:], "picture": states[:2]})
-    assert known.share("picture", torch.zeros(1, 3)) is None, "no training input of that kind"
-    shares = [known.share("text", torch.from_numpy(one)) for one in states[400:]]
-    assert np.mean(shares) == pytest.approx(0.5, abs=0.02)
-    assert known.share("text", torch.tensor([[0.0, 0.0, 0.0]])) > 0.95  # type: ignore[operator]
-    far = known.share("text", torch.tensor([[0.0, 0.0, 2.0]]))
-    assert far == pytest.approx(1 / 201), "far in a direction in which training hardly varies"
+    inputs = [{part: torch.tensor(rng.normal(0, [1, 5, 0.1], (4, 3))) for part in PARTS} for _ in range(600)]
+    known = Familiarity.fit({"text": inputs[:400]}, {"text": inputs[400:], "picture": inputs[:2]})
+    near, far = torch.zeros(1, 3), torch.tensor([[0.0, 0.0, 2.0]])  # far where training hardly varies
+    assert known.share("picture", {"states": near, "words": near}) is None, "no training input of that kind"
+    assert np.mean([known.share("text", one) for one in inputs[400:]]) == pytest.approx(0.5, abs=0.02)
+    assert known.share("text", {"states": near, "words": near}) == 1.0
+    assert known.share("text", {"states": far, "words": near}) == pytest.approx(1 / 201)
+    assert known.share("text", {"states": near, "words": far}) == pytest.approx(1 / 201)
+
+
+def test_words_that_no_task_had_are_unfamiliar(fitted_folder: Path) -> None:
+    model = EmberVLM.from_pretrained(fitted_folder).eval()
+    own = build("validation", "selection", 8, 0, 64, fleets=2)
+    known = [model.select_robots(task=r.instruction, fleet=r.robots)["familiarity"] for r in own]
+    assert min(known) > 1.5 / 9, "at least two of nine: the furthest of the eight, and the input itself"
+    assert model.select_robots(task="?!? %%% ###")["familiarity"] == pytest.approx(1 / 9)
 
 
 @pytest.mark.parametrize("number", [3, 4])
