@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from embervlm.data.schema import Record
+from embervlm.evaluation.asking import request
 from embervlm.evaluation.baselines import labels_of
 from embervlm.evaluation.calibration import fit_calibration
 from embervlm.models.trust import KINDS, Familiarity, Read, none_log_odds
@@ -121,7 +122,8 @@ def kinds_of(records: Sequence[Record]) -> dict[str, list[Record]]:
 
 def requests(records: Sequence[Record], kind: str) -> list[dict[str, Any]]:
     """The records as the model is asked them, without their picture where `kind` is "text"."""
-    return [{"image": None if kind == "text" else r.image, "task": r.instruction, "fleet": r.robots} for r in records]
+    withheld = {"image": None} if kind == "text" else {}
+    return [request(record, **withheld) for record in records]
 
 
 def labels(records: Sequence[Record]) -> Rows:
