@@ -53,6 +53,7 @@ def measure(
         f"stages.{STAGE}.save_every={steps}",
     ]
     fixed += [f"stages.{STAGE}.eval_samples=8", f"output_dir={scratch}", "figures.enabled=false"]
+    fixed += ["data.feature_cache=off"]  # the bare loop encodes every picture, so the platform does, too
     config = load_config(path, [*overrides, *fixed])
     ensure_ray(config)
     manifest = prepare(config)
