@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ember_platform import storage
@@ -14,7 +14,7 @@ from ember_platform.data.manifest import Manifest
 from ember_platform.mlflow_store import StoreError, code_revision, tracking_uri
 from ember_platform.train.plan import PlanError
 from ember_platform.tuning import placement
-from ember_platform.tuning.ledger import FINISHED, Ledger, Record, best_of
+from ember_platform.tuning.ledger import FAILED, FINISHED, Ledger, Record, best_of
 from ember_platform.tuning.space import SweepConfig, apply
 from ember_platform.tuning.trial import Setup, Trial
 from ember_platform.tuning.watch import Watch
@@ -81,9 +81,65 @@ def run_sweep(
         if open_numbers or fresh:
             _fit(sweep, setup, ledger, watch, [*open_numbers, *fresh], trials_at_once)
         watch.tidy()
-    except BaseException:
+    except BaseException as error:
         watch.close("KILLED")
-        raise
+        if not ended_for_memory(error):
+            raise
+    else:
+        return _end(sweep, base, setup, name, ledger, watch, register, say)
+    # Only now, when nothing holds on to the trials' processes and their memory any more.
+    fewer = after_memory(ledger, [*open_numbers, *fresh], trials_at_once, say)
+    sweep = sweep.model_copy(update={"concurrent": fewer})
+    return run_sweep(
+        sweep, base, name, resume=True, resume_from=resume_from, say=say, observers=observers, register=register
+    )
+
+
+def ended_for_memory(error: BaseException | None) -> bool:
+    """Whether a sweep ended because Ray ended a trial's process for lack of memory on its node.
+
+    Ray Tune knows failed actors and failed tasks; this error is neither to it, and it gives up.
+    """
+    from ray.exceptions import OutOfMemoryError
+
+    while error is not None:
+        if isinstance(error, OutOfMemoryError):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def after_memory(ledger: Ledger, numbers: list[int], at_once: int, say: Say) -> int:
+    """Trials at once from now on. What was alone and still had too little memory has failed; the others go on.
+
+    Args:
+        numbers: of the trials that were to run, in their order.
+    """
+    running = {record.number: record for record in ledger.records() if not record.over}
+    if at_once > 1:
+        names = ", ".join(record.name for record in running.values())
+        say(f"the node ran out of memory with {at_once} trials at once ({names}): they go on, {at_once - 1} at once")
+        return at_once - 1
+    # One at a time they run in order, so that it was the first that is not over.
+    alone = next((running[number] for number in numbers if number in running), None)
+    if alone is not None:
+        reason = "Ray ended its process for lack of memory on the node, and no other trial was there"
+        ledger.put(replace(alone, status=FAILED, fault="out of memory", reason=reason))
+        say(f"trial {alone.name} failed: out of memory: {reason}")
+    return 1
+
+
+def _end(
+    sweep: SweepConfig,
+    base: RunConfig,
+    setup: Setup,
+    name: str,
+    ledger: Ledger,
+    watch: Watch,
+    register: bool,
+    say: Say,
+) -> SweepOutcome:
+    """What the trials came to, once Ray Tune is done with them."""
     records = ledger.records()
     complete = len(records) >= sweep.trials and all(record.over for record in records)
     outcome = SweepOutcome(ledger.folder, records, best_of(records, sweep.objectives[0]), complete)
@@ -214,8 +270,6 @@ def _begin(
 
 def _place(sweep: SweepConfig, setup: Setup) -> tuple[int, Setup]:
     """Trials at once, and each worker's share of the cores."""
-    from dataclasses import replace
-
     import ray
 
     nodes = max(1, sum(1 for node in ray.nodes() if node.get("Alive")))
