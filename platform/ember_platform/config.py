@@ -221,6 +221,14 @@ class FiguresConfig(Section):
         default=3, ge=0, description="weights kept within a phase for its figures, removed once measured; 0 is none"
     )
     safe_colors: bool = Field(default=False, description="colours that everybody can tell apart: true or false")
+    ablation_steps: int = Field(
+        default=0, ge=0, description="optimizer steps of each training without one part, for its figure; 0 is none"
+    )
+    distillation_steps: int = Field(
+        default=0,
+        ge=0,
+        description="optimizer steps of a stage 2 taught by the run's own, for its figure where the run has no teacher",
+    )
     country: str = Field(
         default="USA", pattern=r"^[A-Z]{3}$", description="three-letter code of the country whose grid the energy is of"
     )

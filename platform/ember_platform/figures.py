@@ -127,6 +127,16 @@ def stage_run(
     )
 
 
+def bare_run(number: int, history: dict[str, np.ndarray], teacher: str) -> StageRun:
+    """A stage of which only the history is wanted."""
+    from embervlm.monitoring.measuring import StageRun
+
+    def load(folder: Path) -> tuple[Any, Any]:
+        raise FiguresError(f"{folder}: only the history of this training is kept")
+
+    return StageRun(number, [], load, [], [], history=history, teacher=teacher)
+
+
 class Loader:
     """Reads model folders. Models with one tokenizer share a processor, which remembers the texts that it has read."""
 

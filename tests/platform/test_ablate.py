@@ -1,10 +1,9 @@
-"""The ablation job: what each arm takes out of the model, and that the comparison reaches the run's figure."""
+"""The ablation: what each arm takes out of the model, that the comparison reaches the run's figure, and the job."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pyarrow as pa
@@ -12,11 +11,16 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from ember_platform import studies
+from ember_platform.config import load_config
+from ember_platform.data.ingest import prepare
+from ember_platform.train.folders import write_json
 from ember_platform.train.setup import load_model
 from embervlm.monitoring.data import Ablation, FigureStore
 from embervlm.stages import get_stage
 from embervlm.world.dataset import build
 from jobs import ablate
+from tests.models.fakes import tiny
 
 PARTS = {"Pretrained LLM": "language.", "Fusion Adapter": "fusion.", "RepViT": "vision."}
 
@@ -29,7 +33,7 @@ def test_an_arm_renews_its_part_and_no_other(name: str, nano_folder: Path) -> No
         for value in model.parameters():
             value.add_(0.01)
     before = {key: value.clone() for key, value in model.state_dict().items()}
-    change = ablate.ARMS[name][0]
+    change = studies.ARMS[name][0]
     assert change is not None
     after = change(model).state_dict()
     changed = {key for key, value in before.items() if not torch.equal(value, after[key])}
@@ -39,7 +43,7 @@ def test_an_arm_renews_its_part_and_no_other(name: str, nano_folder: Path) -> No
 
 def test_without_norms_the_model_is_saved_read_and_chooses(nano_folder: Path, tmp_path: Path) -> None:
     model, processor = load_model(nano_folder)
-    plain = ablate.without_qk_norm(model)
+    plain = studies.without_qk_norm(model)
     own = model.config.text_config.to_dict()["rope_parameters"]
     assert plain.config.text_config.to_dict()["rope_parameters"]["rope_theta"] == own["rope_theta"]
     assert not any("q_norm" in key or "k_norm" in key for key in plain.state_dict())
@@ -53,7 +57,7 @@ def test_without_norms_the_model_is_saved_read_and_chooses(nano_folder: Path, tm
     for first, second in zip(plain_scores(plain, processor, asked), again.score_many(asked), strict=True):
         torch.testing.assert_close(torch.as_tensor(first), torch.as_tensor(second))
     # And it trains: every loss is a number.
-    stage = get_stage(ablate.STAGE)
+    stage = get_stage(studies.STAGE)
     stage.prepare(again, stage.phases[0])
     losses = stage.module(again)(stage.collate(processor, records, 0))
     losses["loss"].backward()
@@ -65,63 +69,85 @@ def plain_scores(model: Any, processor: Any, asked: list[dict[str, Any]]) -> Any
     return model.score_many(asked)
 
 
+class Arms:
+    """Stands for training and measuring: notes what is asked for, and lets each arm score by its name."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, root: Path, output: Path) -> None:
+        self.asked: dict[str, tuple[Any, str]] = {}
+        self.trained = 0
+        self.overrides = [f"output_dir={output}", f"data.dir={output}/data", "data.workers=1"]
+        for n in (1, 2, 3, 4):
+            self.overrides += [f"data.counts.stage{n}.{split}=2" for split in ("train", "validation", "test")]
+        self.config = load_config(root / "configs" / "laptop.yaml", self.overrides)
+        prepare(self.config, runner=lambda specs, make: map(make, specs), say=lambda line: None)
+        monkeypatch.setattr(studies, "_trained", self._train)
+        monkeypatch.setattr("ember_platform.measure.measure_stage", self._measure)
+
+    def _train(self, config: Any, stage: int, digest: str, parent: str, data_dir: str) -> str:
+        assert stage == studies.STAGE
+        assert data_dir == self.config.data.dir
+        self.trained += 1
+        self.asked[Path(config.output_dir).name] = (config, parent)
+        return parent
+
+    def _measure(self, config: Any, stage: int, folder: Path) -> dict[str, Any]:
+        score = {"whole-model": 0.9, "reasoning-module": 0.8}.get(Path(config.output_dir).name, 0.5)
+        return {"metrics": {studies.METRIC: score}, "samples": 64}
+
+
 def test_every_arm_is_trained_alike_and_the_figure_has_the_difference(
     nano_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, root: Path
 ) -> None:
     (tmp_path / "stage2").mkdir()
     (tmp_path / "stage2" / "final").symlink_to(nano_folder)
-    asked: dict[str, tuple[Any, str]] = {}
-
-    def trained(config: Any, stages: list[int], *, resume_from: str, register: bool) -> Any:
-        assert stages == [ablate.STAGE]
-        assert not register
-        name = Path(config.output_dir).name
-        asked[name] = (config, resume_from)
-        score = {"whole-model": 0.9, "reasoning-module": 0.8}.get(name, 0.5)
-        found = {"metrics": {ablate.METRIC: score}, "samples": 64}
-        return SimpleNamespace(problems=[], metrics={ablate.STAGE: found})
-
-    monkeypatch.setattr(ablate, "run_pipeline", trained)
-    monkeypatch.setattr(ablate.figures, "draw", lambda config, report: ["drawn"])
-    given = ["--config", str(root / "configs" / "laptop.yaml"), "--steps", "7", f"output_dir={tmp_path}"]
-    assert ablate.main(given) == 0
-    assert set(asked) == {name.lower().replace(" ", "-") for name in ablate.ARMS}
-    for name, (config, start) in asked.items():
-        assert config.stage(ablate.STAGE).max_steps == 7
+    arms, said = Arms(monkeypatch, root, tmp_path), list[str]()
+    assert studies.due(arms.config) == {"ablation": 40}, "no stage-1 model, so nobody to teach"
+    studies.ablation(arms.config, 7, said.append)
+    assert set(arms.asked) == {name.lower().replace(" ", "-") for name in studies.ARMS}
+    for name, (config, start) in arms.asked.items():
+        assert config.stage(studies.STAGE).max_steps == 7
+        assert not config.figures.enabled
         fresh = name in ("whole-model", "reasoning-module")
-        assert Path(start) == tmp_path / (Path("stage2", "final") if fresh else Path("ablations", name, "start"))
+        assert (Path(start) == tmp_path / "stage2" / "final") == fresh
         assert load_model(start)[0].config.text_config.model_type == ("llama" if name == "qk-norm" else "qwen3")
-    weights = {name: get_stage(3, dict(config.stage(3).losses)).weights for name, (config, _) in asked.items()}
+    weights = {name: get_stage(3, dict(config.stage(3).losses)).weights for name, (config, _) in arms.asked.items()}
     assert weights["reasoning-module"]["consistency"] == 0
     assert weights["whole-model"]["consistency"] > 0
     found = FigureStore(tmp_path).read(Ablation)
     assert isinstance(found, Ablation)
     assert found.baseline.tolist() == pytest.approx([90])
-    assert dict(zip(found.components, found.scores[:, 0].tolist(), strict=True))["Reasoning Module"] == pytest.approx(
-        80
-    )
+    scores = dict(zip(found.components, found.scores[:, 0].tolist(), strict=True))
+    assert scores["Reasoning Module"] == pytest.approx(80)
     assert "7 steps" in found.source
+    # Nothing is trained twice; other steps are another study.
+    studies.ablation(arms.config, 7, said.append)
+    assert arms.trained == len(studies.ARMS)
+    assert sum("trained before" in line for line in said) == len(studies.ARMS)
+    assert studies.due(arms.config) == {"ablation": 40}
+    studies.ablation(arms.config, 40, said.append)
+    assert arms.trained == 2 * len(studies.ARMS)
+    assert studies.due(arms.config) == {}
 
 
 def test_dry_run_says_what_and_how_long_and_trains_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, root: Path, capsys: pytest.CaptureFixture[str]
+    nano_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(ablate, "run_pipeline", lambda *given, **named: pytest.fail("trained"))
-    given = ["--config", str(root / "configs" / "laptop.yaml"), "--dry-run", "--steps", "20", f"output_dir={tmp_path}"]
+    arms = Arms(monkeypatch, root, tmp_path)
+    given = ["--config", str(root / "configs" / "laptop.yaml"), "--dry-run", "--steps", "20", *arms.overrides]
     assert ablate.main(given) == 1
     assert "stage2/final: no model" in capsys.readouterr().err
-    start = tmp_path / "stage2" / "final" / "config.json"
-    start.parent.mkdir(parents=True)
-    start.write_text("{}")
+    (tmp_path / "stage2").mkdir()
+    (tmp_path / "stage2" / "final").symlink_to(nano_folder)
     assert ablate.main(given) == 0
     assert "no estimate of the time" in capsys.readouterr().out
-    own, trained = tmp_path / "stage3", tmp_path / "ablations" / "repvit" / "stage3"
-    for folder in (own, trained):
-        folder.mkdir(parents=True)
-        (folder / "done.json").write_text(json.dumps({"startup_seconds": {"imports": 5, "model": 15}}))
+    own = tmp_path / "stage3"
+    own.mkdir()
+    (own / "done.json").write_text(json.dumps({"startup_seconds": {"imports": 5, "model": 15}}))
     pq.write_table(pa.table({"seconds": [9.0, 2.0, 2.0]}), own / "history.parquet")
     rows = [{"part": "training", "seconds": 900.0}, {"part": "evaluation", "seconds": 60.0}]
     (own / "emissions.json").write_text(json.dumps(rows))
+    repvit = {"digest": studies.ablation_digest(arms.config, 20), "percent": 50.0, "tasks": 64}
+    write_json(f"{studies.arm_folder(arms.config, 'RepViT')}/score.json", repvit)
     before = sorted(tmp_path.rglob("*"))
     assert ablate.main(given) == 0
     said = capsys.readouterr().out
@@ -129,3 +155,14 @@ def test_dry_run_says_what_and_how_long_and_trains_nothing(
     assert "about 10 minutes for the 5 that are not trained (going by the run's own stage 3, 120 s each)" in said
     assert "RepViT: random weights, frozen, trained before" in said
     assert sorted(tmp_path.rglob("*")) == before
+    assert not arms.trained
+
+
+def test_a_decoder_without_qk_norm_has_no_such_arm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, root: Path) -> None:
+    config = Arms(monkeypatch, root, tmp_path).config
+    model = tiny("gpt2")
+    model.save_pretrained(tmp_path / "stage2" / "final")
+    model.processor.save_pretrained(tmp_path / "stage2" / "final")
+    assert studies.arms(config) == [name for name in studies.ARMS if name != "QK Norm"]
+    with pytest.raises(ValueError, match="QK Norm: a gpt2 decoder has none to leave out"):
+        studies.without_qk_norm(model)

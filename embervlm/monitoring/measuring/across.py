@@ -41,10 +41,10 @@ def measure_across(
         gains: what `measure_stage` found of each.
         machine: what the latencies are measured on, in words.
     """
-    # Ablations are trainings of their own, whose data another job writes.
+    # Ablations are trainings of their own, which write their data themselves.
     store.clear("cross", keep=(d.Ablation,))
     if not store.stems(d.Ablation):
-        store.note(d.Ablation, "no ablation was trained; run jobs/ablate.py with this run's configuration")
+        store.note(d.Ablation, "no ablation was trained (figures.ablation_steps, or jobs/ablate.py)")
     stages = {run.number: run for run in runs}
     stage2.lengths(store, stages)
     dynamics(store, runs)

@@ -84,10 +84,17 @@ def complexity(store: d.FigureStore, run: StageRun) -> None:
     return None
 
 
-def distillation(store: d.FigureStore, run: StageRun) -> None:
-    """Divergence from the teacher at every step, and the student's validation accuracy."""
+def distillation(store: d.FigureStore, run: StageRun, where: str = "") -> None:
+    """Divergence from the teacher at every step, and the student's validation accuracy.
+
+    Args:
+        where: what training that was, for the caption, where it is not the run's own.
+    """
     if not run.teacher:
-        return store.note(d.DistillationGap, "the run had no teacher (teacher.model)")
+        if not store.stems(d.DistillationGap):
+            why = "the run had no teacher (teacher.model), and none for this figure (figures.distillation_steps)"
+            store.note(d.DistillationGap, why)
+        return None
     if "distill_loss" not in run.history or "taught_rows" in run.history:
         return store.note(d.DistillationGap, "the history has no distance to the teacher's distributions")
     value = np.asarray(run.history["distill_loss"], float)
@@ -102,7 +109,7 @@ def distillation(store: d.FigureStore, run: StageRun) -> None:
             evaluations=when,
             accuracy=metrics[run.definition.metric],
             teacher=run.teacher,
-            source="training batches, KL over the teacher's stored top-k at temperature 2; validation accuracy",
+            source=f"{where}training batches, KL over the teacher's stored top-k at temperature 2; validation accuracy",
         )
     )
     return None

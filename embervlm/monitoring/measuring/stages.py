@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from embervlm.monitoring.data import FigureStore
+from embervlm.monitoring.data import DistillationGap, FigureStore
 from embervlm.monitoring.measuring import stage1, stage2, stage3, stage4
 from embervlm.monitoring.measuring.moments import Moment, StageRun
 
@@ -25,7 +25,8 @@ def measure_stage(store: FigureStore, run: StageRun) -> dict[str, Any]:
     Raises:
         FigureDataError, MetricError: what was measured is no figure data, a number does not exist.
     """
-    store.clear(f"stage{run.number}")
+    # Without a teacher of the run's own, the gap is of a training for that figure alone, which writes it itself.
+    store.clear(f"stage{run.number}", keep=() if run.teacher else (DistillationGap,))
     before = _MEASURES[run.number](store, run)
     definition = run.definition
     gained: dict[str, Any] = {"metric": definition.metric, "samples": len(run.validation)}

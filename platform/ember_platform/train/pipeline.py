@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ember_platform import figures, storage
+from ember_platform import figures, storage, studies
 from ember_platform.config import RunConfig
 from ember_platform.data.manifest import Manifest
 from ember_platform.energy import metered
@@ -263,11 +263,20 @@ class _Pipeline:
                 self.serve_version(last)
             if last >= 3:
                 self.outcome.answer = self.call("ask", self.outcome.final, last)
-            if self.drawn_again:
+            studied = self.study()
+            if self.drawn_again or studied:
                 self.report()
         except Exception as error:  # noqa: BLE001  as above
             self.outcome.problems.append(f"after the last stage: {type(error).__name__}: {error}")
             self.say(self.outcome.problems[-1])
+
+    def study(self) -> bool:
+        """The short trainings that only figures need, where they are asked for and due; whether there was one."""
+        due = studies.due(self.config) if self.registers else {}
+        for name, steps in due.items():
+            self.say(f"{name}: training for its figure, {steps} steps")
+            studies.carry_out(self.config, name, steps, self.say)
+        return bool(due)
 
     def report(self) -> None:
         """The figures across stages and the reports, and all figures to the trackers."""
