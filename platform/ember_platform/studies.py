@@ -231,12 +231,14 @@ def distillation(config: RunConfig, steps: int, say: Say = print) -> None:
     records = steps * config.stage(TAUGHT).batch_size
     taught = teach(apply(config, own), _first(Manifest.load(config.data.dir), TAUGHT, records), student, say=say)
     best = _trained(_alone(config, own), TAUGHT, digest, student, taught)
+    where = f"{steps} steps from the stage-1 model for this figure only, taught by the run's own stage-2 model; "
+    where += f"{EVALUATED} validation records; "
     with figures.local_run(config) as run, folders.fetched(folders.stage_dir(folder, TAUGHT)) as trained:
         history = figures.history_of(Path(trained))
         write_gap(
             FigureStore(run),
-            figures.bare_run(TAUGHT, history, teacher="the run's stage-2 model"),
-            f"{steps} steps from the stage-1 model, for this figure only; {EVALUATED} validation records; ",
+            figures.bare_run(TAUGHT, history, teacher="stage-2 model"),
+            where,
         )
     say(f"distillation: the run's stage-2 model taught another for {steps} steps ({best})")
     _note(config, "distillation", digest)
