@@ -98,6 +98,9 @@ def step_importance(figure: Figure, data: StepImportance, palette: Palette) -> N
     )
     ax.set_xticks(places, [name.replace(" ", "\n") for name in data.reasoning])
     ax.xaxis.labelpad = 14
+    # Contributions may be of any size: long numbers keep clear of the axis, and of its label.
+    ax.tick_params(axis="z", pad=7)
+    ax.zaxis.labelpad = 14
     parts.step_axis(ax.yaxis, 5)
     last = data.importance[-1]
     order = np.argsort(-last)
