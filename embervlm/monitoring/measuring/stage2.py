@@ -28,6 +28,8 @@ _SIMPLE = (
     "yesno",
     "count",
 )
+#: Nats by which a divergence of equal distributions may be negative: sums in float32.
+ROUNDING = 1e-6
 
 
 def measure(store: d.FigureStore, run: StageRun) -> None:
@@ -90,6 +92,8 @@ def distillation(store: d.FigureStore, run: StageRun, where: str = "") -> None:
     Args:
         where: what training that was, for the caption, where it is not the run's own.
     """
+    from embervlm.stages.instruction import InstructionModule
+
     if not run.teacher:
         if not store.stems(d.DistillationGap):
             why = "the run had no teacher (teacher.model), and none for this figure (figures.distillation_steps)"
@@ -97,15 +101,14 @@ def distillation(store: d.FigureStore, run: StageRun, where: str = "") -> None:
         return None
     if "distill_loss" not in run.history or "taught_rows" in run.history:
         return store.note(d.DistillationGap, "the history has no distance to the teacher's distributions")
-    value = np.asarray(run.history["distill_loss"], float)
+    value = np.asarray(run.history["distill_loss"], float) / InstructionModule.temperature**2
+    value = np.where(np.abs(value) < ROUNDING, np.maximum(value, 0), value)
     known = np.isfinite(value)
     when, metrics = run.evaluations()
-    from embervlm.stages.instruction import InstructionModule
-
     store.write(
         d.DistillationGap(
             steps=np.asarray(run.history["step"])[known].astype(int),
-            divergence=value[known] / InstructionModule.temperature**2,
+            divergence=value[known],
             evaluations=when,
             accuracy=metrics[run.definition.metric],
             teacher=run.teacher,
