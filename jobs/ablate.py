@@ -66,11 +66,11 @@ def _planned(config: RunConfig, steps: int) -> list[str]:
         PlanError: the run has no stage-2 model.
     """
     parent = studies.final_of(config, studies.STAGE - 1)
-    names = studies.arms(config)
+    names, digest = studies.arms(config), studies.ablation_digest(config, steps)
     lines, left = [f"{len(names)} trainings of stage {studies.STAGE}, {steps} steps each, from {parent}"], 0
     for name in names:
         _, overrides, instead = studies.ARMS[name]
-        trained = studies.arm_score(config, name, steps) is not None
+        trained = studies.arm_score(config, name, digest) is not None
         left += not trained
         said = [text for text in (instead, *overrides, "trained before" if trained else "") if text]
         lines.append(f"  {name}" + (f": {', '.join(said)}" if said else ""))

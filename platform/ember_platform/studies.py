@@ -133,7 +133,8 @@ def ablation(config: RunConfig, steps: int, say: Say = print) -> None:
     from embervlm.monitoring import data as d
 
     parent = final_of(config, STAGE - 1)
-    scores = {name: _arm(config, name, steps, parent, say) for name in arms(config)}
+    digest = ablation_digest(config, steps)
+    scores = {name: _arm(config, name, steps, parent, digest, say) for name in arms(config)}
     parts = [name for name in scores if name != WHOLE]
     source = f"one training of {steps} steps each from the same stage-2 model; {scores[WHOLE].tasks} test tasks"
     with figures.local_run(config) as run:
@@ -147,7 +148,7 @@ def ablation(config: RunConfig, steps: int, say: Say = print) -> None:
                 source=source,
             )
         )
-    _note(config, "ablation", ablation_digest(config, steps))
+    _note(config, "ablation", digest)
 
 
 def ablation_digest(config: RunConfig, steps: int) -> str:
@@ -164,25 +165,24 @@ def arm_folder(config: RunConfig, name: str) -> str:
     return storage.join(config.output_dir, FOLDER, "ablation", name.lower().replace(" ", "-"))
 
 
-def arm_score(config: RunConfig, name: str, steps: int) -> Score | None:
-    """What an arm came to, where it was trained."""
+def arm_score(config: RunConfig, name: str, digest: str) -> Score | None:
+    """What an arm came to, where it was trained for the ablation of this digest."""
     found = folders.read_json(storage.join(arm_folder(config, name), "score.json"))
-    if found is None or found["digest"] != ablation_digest(config, steps):
+    if found is None or found["digest"] != digest:
         return None
     return Score(found["percent"], found["tasks"])
 
 
-def _arm(config: RunConfig, name: str, steps: int, parent: str, say: Say) -> Score:
+def _arm(config: RunConfig, name: str, steps: int, parent: str, digest: str, say: Say) -> Score:
     """One arm's score on the test split; of a training before where there was one."""
     from ember_platform.measure import measure_stage
 
-    known = arm_score(config, name, steps)
+    known = arm_score(config, name, digest)
     if known is not None:
         say(f"ablation, {name}: trained before, {METRIC} {known.percent / 100:.3f}")
         return known
     change, overrides, _ = ARMS[name]
-    folder, digest = arm_folder(config, name), ablation_digest(config, steps)
-    start = parent
+    folder, start = arm_folder(config, name), parent
     if change is not None:
         start = storage.join(folder, f"start-{digest[:12]}")
         if not storage.exists(storage.join(start, "config.json")):
@@ -235,11 +235,7 @@ def distillation(config: RunConfig, steps: int, say: Say = print) -> None:
     where += f"{EVALUATED} validation records; "
     with figures.local_run(config) as run, folders.fetched(folders.stage_dir(folder, TAUGHT)) as trained:
         history = figures.history_of(Path(trained))
-        write_gap(
-            FigureStore(run),
-            figures.bare_run(TAUGHT, history, teacher="stage-2 model"),
-            where,
-        )
+        write_gap(FigureStore(run), figures.bare_run(TAUGHT, history, teacher="stage-2 model"), where)
     say(f"distillation: the run's stage-2 model taught another for {steps} steps ({best})")
     _note(config, "distillation", digest)
 
@@ -270,25 +266,39 @@ def _first(manifest: Manifest, stage: int, records: int) -> Manifest:
 # ------------------------------------------------------------------------- both
 
 
+@dataclass(frozen=True)
+class Study:
+    """A study by what carries it out, what decides its result, and the stages whose models it starts from."""
+
+    carry_out: Callable[[RunConfig, int, Say], None]
+    digest: Callable[[RunConfig, int], str]
+    stages: tuple[int, ...]
+
+
+#: Name → study; its steps are `figures.<name>_steps`.
+STUDIES = {
+    "distillation": Study(distillation, distillation_digest, (TAUGHT - 1, TAUGHT)),
+    "ablation": Study(ablation, ablation_digest, (STAGE - 1,)),
+}
+
+
 def due(config: RunConfig) -> dict[str, int]:
     """The studies that the configuration asks for and the run's present models have not had: name → steps."""
-    wanted = {"distillation": config.figures.distillation_steps, "ablation": config.figures.ablation_steps}
-    if config.teacher.model:
-        wanted.pop("distillation")  # the run's own history has the gap to that teacher
-    digests = {"ablation": ablation_digest, "distillation": distillation_digest}
     found = {}
-    for name, steps in wanted.items():
-        stages = (STAGE - 1,) if name == "ablation" else (TAUGHT - 1, TAUGHT)
-        if config.figures.enabled and steps and all(_has(config, n) for n in stages):
+    for name, study in STUDIES.items():
+        steps = getattr(config.figures, f"{name}_steps")
+        if name == "distillation" and config.teacher.model:
+            continue  # the run's own history has the gap to that teacher
+        if config.figures.enabled and steps and all(_has(config, n) for n in study.stages):
             noted = folders.read_json(storage.join(config.output_dir, FOLDER, f"{name}.json")) or {}
-            if noted.get("digest") != digests[name](config, steps):
+            if noted.get("digest") != study.digest(config, steps):
                 found[name] = steps
     return found
 
 
 def carry_out(config: RunConfig, name: str, steps: int, say: Say = print) -> None:
     """One of `due`."""
-    {"ablation": ablation, "distillation": distillation}[name](config, steps, say)
+    STUDIES[name].carry_out(config, steps, say)
 
 
 def final_of(config: RunConfig, stage: int) -> str:

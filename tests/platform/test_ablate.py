@@ -102,13 +102,20 @@ def test_every_arm_is_trained_alike_and_the_figure_has_the_difference(
     (tmp_path / "stage2" / "final").symlink_to(nano_folder)
     arms, said = Arms(monkeypatch, root, tmp_path), list[str]()
     assert studies.due(arms.config) == {"ablation": 40}, "no stage-1 model, so nobody to teach"
-    studies.ablation(arms.config, 7, said.append)
+    monkeypatch.setattr("ember_platform.data.rayed.ensure_ray", lambda config: None)
+    monkeypatch.setattr(ablate.figures, "draw", lambda config, report: ["drawn"])
+    given = ["--config", str(root / "configs" / "laptop.yaml"), "--steps", "7", *arms.overrides]
+    assert ablate.main(given) == 0
     assert set(arms.asked) == {name.lower().replace(" ", "-") for name in studies.ARMS}
     for name, (config, start) in arms.asked.items():
         assert config.stage(studies.STAGE).max_steps == 7
         assert not config.figures.enabled
         fresh = name in ("whole-model", "reasoning-module")
-        assert (Path(start) == tmp_path / "stage2" / "final") == fresh
+        if fresh:
+            assert Path(start) == tmp_path / "stage2" / "final"
+        else:
+            assert Path(start).parent == tmp_path / "studies" / "ablation" / name
+            assert Path(start).name.startswith("start-")
         assert load_model(start)[0].config.text_config.model_type == ("llama" if name == "qk-norm" else "qwen3")
     weights = {name: get_stage(3, dict(config.stage(3).losses)).weights for name, (config, _) in arms.asked.items()}
     assert weights["reasoning-module"]["consistency"] == 0

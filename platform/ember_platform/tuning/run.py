@@ -102,7 +102,7 @@ def ended_for_memory(error: BaseException | None) -> bool:
     """
     from ray.exceptions import OutOfMemoryError
 
-    while error is not None:
+    while isinstance(error, Exception):  # who interrupts a sweep means it, whatever it was busy with
         if isinstance(error, OutOfMemoryError):
             return True
         error = error.__cause__ or error.__context__

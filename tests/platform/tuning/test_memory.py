@@ -27,6 +27,9 @@ def test_it_is_known_by_its_cause() -> None:
     assert run.ended_for_memory(caught.value)
     assert not run.ended_for_memory(RuntimeError("Caught unexpected exception: OutOfMemoryError"))
     assert not run.ended_for_memory(KeyboardInterrupt())
+    interrupted = KeyboardInterrupt()
+    interrupted.__context__ = caught.value
+    assert not run.ended_for_memory(interrupted)
 
 
 def test_fewer_go_on_and_who_was_alone_has_failed(tmp_path: Path) -> None:
