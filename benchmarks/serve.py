@@ -136,11 +136,11 @@ def machine(given: argparse.Namespace) -> dict[str, Any]:
 def latency(given: argparse.Namespace, model: Path, folder: Path) -> dict[str, Any]:
     """The endpoint, the bare process and Ray's defaults at each number of clients."""
     shots = asks(records(16))
-    names = ["endpoint", "bare", "ray defaults"]
+    names = ["endpoint", "bare", "bare, packed", "ray defaults"]
     seen: dict[str, dict[int, list[dict[str, Any]]]] = {name: {n: [] for n in given.clients} for name in names}
     choices: dict[str, list[str]] = {}
     for number in range(given.rounds):
-        for name in names[number % 3 :] + names[: number % 3]:
+        for name in names[number % len(names) :] + names[: number % len(names)]:
             with _contender(name, given, model, folder) as server:
                 choices[name] = [s.robot for s in asyncio.run(_each(server.url, shots))]
                 for clients in given.clients:
@@ -165,8 +165,9 @@ def latency(given: argparse.Namespace, model: Path, folder: Path) -> dict[str, A
 def _contender(name: str, given: argparse.Namespace, model: Path, folder: Path) -> Server:
     if name == "endpoint":
         return endpoint(given.config, given.overrides, folder / f"state-{free_port()}")
-    script = {"bare": "benchmarks/serve_bare.py", "ray defaults": "benchmarks/serve_ray_defaults.py"}[name]
+    script = "benchmarks/serve_ray_defaults.py" if name == "ray defaults" else "benchmarks/serve_bare.py"
     arguments = ["--model", str(model), "--precision", given.precision, "--threads", str(given.threads)]
+    arguments += ["--packed"] if name == "bare, packed" else []
     return Server(name, [script, "--port", "PORT", *arguments])
 
 

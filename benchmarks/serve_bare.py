@@ -1,6 +1,6 @@
 """What the endpoint is compared with, first: the same model in one FastAPI process behind uvicorn, and nothing else.
 
-    python benchmarks/serve_bare.py --model outputs/final --port 8001 [--precision bf16] [--threads 2]
+    python benchmarks/serve_bare.py --model outputs/final --port 8001 [--precision bf16] [--threads 2] [--packed]
 
 It decodes and answers right on the event loop: one request at a time, with no thread to wait for.
 """
@@ -29,7 +29,7 @@ def application(model: Any) -> FastAPI:
     return app
 
 
-def load(folder: str, precision: str, threads: int) -> Any:
+def load(folder: str, precision: str, threads: int, packed: bool) -> Any:
     """The model, ready to answer."""
     import torch
 
@@ -38,7 +38,7 @@ def load(folder: str, precision: str, threads: int) -> Any:
     torch.set_num_threads(threads)
     model = EmberVLM.from_pretrained(folder).eval()
     if precision == "bf16":
-        model.answer_in(torch.bfloat16)
+        model.answer_in(torch.bfloat16, packed=packed)
     return model
 
 
@@ -51,8 +51,9 @@ def main() -> None:
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--precision", choices=("bf16", "fp32"), default="bf16")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--packed", action="store_true", help="the encoder packed, as the endpoint has it in bf16")
     given = parser.parse_args()
-    model = load(given.model, given.precision, given.threads)
+    model = load(given.model, given.precision, given.threads, given.packed)
     uvicorn.run(application(model), host="127.0.0.1", port=given.port, log_level="warning", access_log=False)
 
 

@@ -231,12 +231,16 @@ class EmberVLM(SelectionMixin, WritingMixin, PreTrainedModel):
         positions = torch.arange(input_ids.shape[1], device=input_ids.device).expand_as(input_ids)
         return self.language(self.language.embed(input_ids), mask, positions)
 
-    def answer_in(self, dtype: torch.dtype) -> EmberVLM:
+    def answer_in(self, dtype: torch.dtype, packed: bool = False) -> EmberVLM:
         """Compute vision and decoder in bf16 (or float32 again), heads and scores in float32. For answering only.
 
         The weights of the decoder are converted in place; such a model is not to be trained or saved.
+
+        Args:
+            packed: also lay the encoder's weights out for this processor, where it has the kernels (`packing`). The
+                first answer then takes longer and all others less: for processes that answer for long.
         """
-        self.vision.compute_dtype = dtype
+        self.vision.compute_dtype, self.vision.packed = dtype, packed
         self.language.compute_in(dtype)
         self.__dict__.pop("_fleet_cache", None)
         return self

@@ -11,6 +11,7 @@ from timm.utils import reparameterize_model
 from torch import Tensor, nn
 
 from embervlm.models.config import EmberVLMConfig
+from embervlm.models.packing import can_pack, pack_convolutions
 
 
 class VisionEncoder(nn.Module):
@@ -36,8 +37,11 @@ class VisionEncoder(nn.Module):
         self.image_std: Tensor
         #: What a fused copy computes in; features come back as float32 whatever it is.
         self.compute_dtype = torch.float32
+        #: Whether its convolutions are packed for this processor, where that is possible.
+        self.packed = False
+        self._size = config.image_size
         self._fused: list[Any] = []  # in a list, so that it is no submodule and is never saved
-        self._fused_from: tuple[int, torch.dtype] | None = None
+        self._fused_from: tuple[int, torch.dtype, bool] | None = None
         self._held = False
 
     def load_weights(self, source: str, config: EmberVLMConfig) -> None:
@@ -74,10 +78,14 @@ class VisionEncoder(nn.Module):
     def inference_copy(self) -> Any:
         """The fused copy of the backbone, made anew where a weight has changed in place since."""
         tensors = (*self.backbone.parameters(), *self.backbone.buffers())
-        made_from = (sum(t._version for t in tensors), self.compute_dtype)
+        made_from = (sum(t._version for t in tensors), self.compute_dtype, self.packed)
         if not self._fused or (self._fused_from != made_from and not self._held):
             fused = reparameterize_model(self.backbone.eval(), inplace=False)
             fused = fused.requires_grad_(False).to(self.compute_dtype).to(memory_format=torch.channels_last)
+            device = self.image_mean.device
+            if self.packed and can_pack(device, self.compute_dtype):
+                picture = torch.zeros(1, 3, self._size, self._size, dtype=self.compute_dtype, device=device)
+                pack_convolutions(fused, picture.contiguous(memory_format=torch.channels_last))
             self._fused, self._fused_from = [fused], made_from
         return self._fused[0]
 

@@ -167,8 +167,15 @@ def build(args: Mapping[str, Any], page: Path | None) -> Application:
 
 #: The model's thread alone has a team of OpenMP threads, which it asks for itself (`worker.Worker`). With a second team
 #: in the process there are more threads than cores, and GNU OpenMP then sleeps in place of spinning between operations:
-#: a selection by embervlm-37m on two cores took 75 ms, and 43 ms without it.
-REPLICA_ENVIRONMENT = {"OMP_NUM_THREADS": "1"}
+#: a selection by embervlm-37m on two cores took 75 ms, and 43 ms without it. That thread's memory is kept as
+#: `cluster/runtime_env.yaml` keeps a training thread's, and for the same reason.
+REPLICA_ENVIRONMENT = {
+    "OMP_NUM_THREADS": "1",
+    "MALLOC_MMAP_THRESHOLD_": "4294967295",
+    "MALLOC_TRIM_THRESHOLD_": "1073741824",
+    "MALLOC_TOP_PAD_": "67108864",
+    "MALLOC_ARENA_MAX": "1",
+}
 
 
 def application(config: RunConfig, page: Path | None) -> Application:

@@ -110,10 +110,10 @@ class Engine:
         return cls(model.to(device).eval().requires_grad_(False), facts, "fp32", digest, {})
 
     def narrow(self) -> None:
-        """Answer in bf16 from now on."""
+        """Answer in bf16 from now on, the encoder's weights packed for this processor."""
         import torch
 
-        self.model.answer_in(torch.bfloat16)
+        self.model.answer_in(torch.bfloat16, packed=True)
         self.precision = "bf16"
 
     @property

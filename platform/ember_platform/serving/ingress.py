@@ -63,6 +63,10 @@ def environment(serving: ServingConfig, folder: Path, metrics_port: int, stats_p
         "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0",
         "RAY_SERVE_REQUEST_PATH_LOG_BUFFER_SIZE": "100",
         "RAY_SERVE_LOG_TO_STDERR": "0",
+        # Both threads of a selection wait for whatever takes one of their cores, if only to look whether there is work.
+        "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "0.5",
+        "RAY_SERVE_METRICS_EXPORT_INTERVAL_MS": "1000",
+        "RAY_raylet_report_resources_period_milliseconds": "500",
     }
     if serving.ingress == "proxy":
         return common
