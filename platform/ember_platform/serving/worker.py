@@ -27,8 +27,9 @@ logger = logging.getLogger(__name__)
 NEWEST = 0.2
 #: Tokens of a text, until the first ones were written.
 USUAL_TOKENS = 96
-#: A wait that is expected must fit this many times into the time left.
-MARGIN = 1.1
+#: A wait that is expected must fit this many times into the time left: passes take longer now and then, and an answer
+#: has a way to go. In five minutes of overload 2.8% of the answers were more than 0.1 s late at 1.1, 0.25% at 1.4.
+MARGIN = 2.0
 OnToken = Callable[[int, int], None]
 
 
@@ -215,7 +216,7 @@ class Worker:
                     self._lock.wait()
                 if self._stopped:
                     return
-                selects = self._take(self._selects)
+                selects = self._take(self._selects, self.select_s)
                 self._busy = len(selects)
             self._select(selects)
             self._begin_texts()
@@ -223,13 +224,23 @@ class Worker:
                 self._step(writing)
             self._piece()
 
-    def _take(self, queue: deque[Job]) -> list[Job]:
-        """The next batch: the first that lives and those that can share its pass, the others kept in order."""
+    def _take(self, queue: deque[Job], each: float) -> list[Job]:
+        """The next batch: the first that lives and those that can share its pass, the others kept in order.
+
+        Args:
+            each: seconds that a request of a full batch is expected to take. One that would be answered too late makes
+                room for those behind it and is told so now; the last of a queue is tried all the same.
+        """
         taken: list[Job] = []
         kept: list[Job] = []
+        ends = time.monotonic() + each * min(len(queue), self.config.max_batch)
         while queue and len(taken) < self.config.max_batch:
             job = queue.popleft()
             if job.dead():
+                continue
+            if each and ends > job.deadline and (queue or taken or kept):
+                text = "More requests than expected came before it."
+                job.fail(ProblemError("overloaded", text, retry_after_s=1))
                 continue
             alike = not taken or (job.engine is taken[0].engine and job.request.attention == taken[0].request.attention)
             (taken if alike else kept).append(job)
@@ -268,7 +279,7 @@ class Worker:
         if not self._writes or len(self._writing) >= self.config.max_writing:
             return
         with self._lock:
-            jobs = self._take(self._writes)
+            jobs = self._take(self._writes, 0.0)
             if jobs:
                 steps = jobs[0].engine.reason([job.request for job in jobs], self.config.max_new_tokens)
                 self._writing.append(_Writing(jobs, steps, [False] * len(jobs)))

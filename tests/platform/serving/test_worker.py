@@ -121,6 +121,30 @@ def test_who_cannot_be_served_in_time_is_told_at_once(worker: Worker, engine: Sl
     assert worker.submit(job(engine, "x", seconds=1)).result(10) == {"task": "x"}
 
 
+def test_who_would_be_late_makes_room_for_those_behind(worker: Worker, engine: Slow) -> None:
+    first = held(worker, engine)
+    late, good = job(engine, "late", seconds=3), job(engine, "good")
+    futures = [worker.submit(late), worker.submit(good)]
+    worker.select_s = 4.0  # passes turn out slower than they were when both were admitted
+    engine.gate.set()
+    assert futures[1].result(10) == {"task": "good"}
+    with pytest.raises(ProblemError) as refused:
+        futures[0].result(10)
+    assert refused.value.slug == "overloaded"
+    first.result(10)
+    assert engine.passes == [["first"], ["good"]]
+
+
+def test_the_last_of_a_queue_is_tried_though_the_means_say_it_is_late(worker: Worker, engine: Slow) -> None:
+    first = held(worker, engine)
+    last = worker.submit(job(engine, "last", seconds=10))
+    worker.select_s = 60.0
+    engine.gate.set()
+    assert last.result(10) == {"task": "last"}
+    first.result(10)
+    assert worker.select_s < 60.0, "the mean recovers"
+
+
 def test_a_deadline_that_passes_in_the_queue_costs_no_pass(worker: Worker, engine: Slow) -> None:
     first = held(worker, engine)
     late = worker.submit(job(engine, "late", seconds=0.05))
