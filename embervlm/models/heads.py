@@ -248,3 +248,9 @@ class ReasoningModule(nn.Module):
         """Selection tokens after a chain (B, N, D) and direct scores (B, N) → scores (B, N)."""
         inner = nn.functional.gelu(self.answer_hidden(self.answer_norm(tokens)))
         return direct + self.answer_score(inner).squeeze(-1).float()
+
+    @torch.no_grad()
+    def weigh_answer(self, weight: float) -> None:
+        """Let the answer head's correction count so many times from now on; at 0 an answer is the direct one."""
+        for parameter in self.answer_score.parameters():
+            parameter.mul_(weight)

@@ -101,19 +101,23 @@ class Stage(ABC):
         vision_trains = any(p.requires_grad for p in model.vision.parameters())
         model.vision.freeze(parameters=not vision_trains, statistics=self.number != 0)
 
-    def finish(  # noqa: B027 - most stages have nothing to fit
+    def finish(
         self,
         module: StageModule,
         processor: EmberVLMProcessor,
         records: Sequence[Record],
         training: Sequence[Record] = (),
-    ) -> None:
-        """What is fitted after training, before the model is saved: calibration, and how far inputs may lie.
+    ) -> dict[str, float]:
+        """Fit what is fitted after training, before the model is saved: calibration, and how far inputs may lie.
 
         Args:
             records: validation records.
             training: `compared` training records.
+
+        Returns:
+            What was found on the validation records and is not in the model to read; most stages have nothing to fit.
         """
+        return {}
 
     def group(self, record: Record) -> str:
         """Records of one group share work when they share a batch (a fleet is read once); "" where none do."""

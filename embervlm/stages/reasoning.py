@@ -251,11 +251,13 @@ class Reasoning(Stage):
         processor: EmberVLMProcessor,
         records: Sequence[Record],
         training: Sequence[Record] = (),
-    ) -> None:
-        """Fit again what stage 3 fitted, and the calibration of the answers after a chain."""
+    ) -> dict[str, float]:
+        """Fit again what stage 3 fitted; how far the chain corrects the answer; the calibration of what it then is."""
         module.model.processor = processor
         direct = finish_direct(module.model, records, training)
-        calibrate(module.model, direct | finish_reasoned(module.model, records))
+        reasoned, found = finish_reasoned(module.model, records)
+        calibrate(module.model, direct | reasoned)
+        return found
 
 
 def _plain(step: str) -> str:

@@ -154,10 +154,11 @@ class RobotSelection(Stage):
         processor: EmberVLMProcessor,
         records: Sequence[Record],
         training: Sequence[Record] = (),
-    ) -> None:
+    ) -> dict[str, float]:
         """Fit calibration, "none of these" and familiarity, with pictures and without."""
         module.model.processor = processor
         calibrate(module.model, finish_direct(module.model, records, training))
+        return {}
 
 
 def selection_inputs(

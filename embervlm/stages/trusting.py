@@ -1,4 +1,6 @@
-"""What is fitted on validation records before a model is saved: calibration by mode, "none of these", familiarity.
+"""What is fitted on validation records before a model is saved.
+
+Calibration by mode, "none of these", familiarity, and how far the chain may correct an answer.
 
 Shape legend: N robots, D decoder width.
 """
@@ -14,7 +16,7 @@ import numpy as np
 from embervlm.data.schema import Record
 from embervlm.evaluation.asking import request
 from embervlm.evaluation.baselines import labels_of
-from embervlm.evaluation.calibration import fit_calibration
+from embervlm.evaluation.calibration import binary_nll, choice_nll, fit_calibration
 from embervlm.models.trust import KINDS, Familiarity, Read, none_log_odds
 
 if TYPE_CHECKING:
@@ -26,6 +28,11 @@ TRAINING = 256
 _ENOUGH = 32
 #: Records whose picture is withheld for a calibration of chains without one: each costs a chain.
 _CHAINS = 64
+#: What the answer head's correction may count, and the standard errors by which validation must be better with it.
+WEIGHTS = (0.0, 0.25, 0.5, 0.75, 1.0)
+SURE = 2.0
+#: Gains below this are the fit's own tolerance.
+_LEAST = 1e-4
 
 #: Per record the scores or labels (N,) of its robots.
 Rows = list[np.ndarray]
@@ -37,6 +44,19 @@ class Scored:
 
     scores: Rows
     labels: Rows
+
+
+@dataclass(frozen=True)
+class Corrected:
+    """Direct scores of records, what the answer head adds to them after the model's own chain, and who can do it."""
+
+    direct: Rows
+    added: Rows
+    labels: Rows
+
+    def at(self, weight: float) -> Scored:
+        """The scores with so much of the correction."""
+        return Scored([d + weight * a for d, a in zip(self.direct, self.added, strict=True)], self.labels)
 
 
 def calibrate(model: EmberVLM, found: Mapping[str, Scored]) -> None:
@@ -98,15 +118,55 @@ def finish_direct(model: EmberVLM, records: Sequence[Record], training: Sequence
     return scored
 
 
-def finish_reasoned(model: EmberVLM, records: Sequence[Record]) -> dict[str, Scored]:
-    """Scores after the chain of validation records by mode; few of those without a picture, where it is withheld."""
+def finish_reasoned(model: EmberVLM, records: Sequence[Record]) -> tuple[dict[str, Scored], dict[str, float]]:
+    """Settle what the answer head's correction counts in the model, by validation records and the model's own chains.
+
+    Returns:
+        Scores after the chain by mode, as the model now gives them, and the figures of `choose_weight`. Of records
+        whose picture is withheld there are few: each costs a chain.
+    """
     found = {}
     for kind, some in kinds_of(records).items():
         withheld = kind == "text" and any(record.image is not None for record in some)
         part = some[:: -(-len(some) // _CHAINS)] if withheld else some
         answers = model.select_many(requests(part, kind), reasoning=True)
-        found[f"{kind}_reasoned"] = Scored([a["scores"] for a in answers], labels(part))
-    return found
+        direct = [a["direct_scores"] for a in answers]
+        added = [a["scores"] - a["direct_scores"] for a in answers]
+        found[f"{kind}_reasoned"] = Corrected(direct, added, labels(part))
+    figures = choose_weight(found)
+    model.reasoning.weigh_answer(figures["answer_weight"])
+    return {mode: one.at(figures["answer_weight"]) for mode, one in found.items()}, figures
+
+
+def choose_weight(found: Mapping[str, Corrected]) -> dict[str, float]:
+    """How far a correction is trusted: the weight with the least validation loss, if that beats none beyond doubt.
+
+    The loss is the one that scores are trained by, ranking and team, after a calibration of each mode for each weight:
+    a correction that only moves or stretches all scores gains nothing that calibration would not. It counts where its
+    loss is smaller by more than `SURE` standard errors of the difference over records, and else not at all: few records
+    find some weight a little better by chance.
+
+    Returns:
+        `answer_weight`; `answer_loss_<percent>`, the mean loss at each of `WEIGHTS`; `answer_loss_error`, the standard
+        error of the difference between the least and the one without a correction.
+    """
+    losses = np.array([[loss for one in found.values() for loss in _losses(one.at(w))] for w in WEIGHTS])
+    mean = losses.mean(axis=1)
+    best = int(mean.argmin())
+    gain = losses[0] - losses[best]
+    error = float(gain.std(ddof=1) / np.sqrt(len(gain))) if len(gain) > 1 else float(abs(gain[0]))
+    return {
+        "answer_weight": WEIGHTS[best] if gain.mean() > SURE * error + _LEAST else 0.0,
+        **{f"answer_loss_{round(100 * w)}": float(value) for w, value in zip(WEIGHTS, mean, strict=True)},
+        "answer_loss_error": error,
+    }
+
+
+def _losses(scored: Scored) -> list[float]:
+    """Of each record, with the calibration that fits all of them: ranking, where somebody is able, and team."""
+    temperature, bias = _fit(scored.scores, scored.labels)
+    rows = [(row / temperature + bias, label) for row, label in zip(scored.scores, scored.labels, strict=True)]
+    return [(choice_nll([row], [y]) if y.any() else 0.0) + binary_nll(row, y) for row, y in rows]
 
 
 def kinds_of(records: Sequence[Record]) -> dict[str, list[Record]]:

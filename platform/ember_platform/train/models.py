@@ -36,8 +36,12 @@ class ModelDesk:
             self._save(model, processor, folder)
         return folder
 
-    def finish(self, stage: int, best: str, final: str) -> None:
-        """The best checkpoint's model, calibrated on validation records, as the stage's end product."""
+    def finish(self, stage: int, best: str, final: str) -> dict[str, float]:
+        """The best checkpoint's model, calibrated on validation records, as the stage's end product.
+
+        Returns:
+            What was found on the way (`Stage.finish`).
+        """
         from embervlm.stages import get_stage
 
         definition, manifest = get_stage(stage), Manifest.load(self.data_dir)
@@ -48,8 +52,9 @@ class ModelDesk:
             training = []
             if definition.compared:
                 training = setup.split_records(manifest, stage, "train", definition.compared, self.config.seed)
-            definition.finish(module, processor, records, training)
+            found = definition.finish(module, processor, records, training)
             self._save(model, processor, final)
+        return found
 
     def evaluate(self, stage: int, folder: str, keep: str | None = None) -> tuple[dict[str, Any], str]:
         """The content of metrics.json for a model on the test split, and the same as a table; `keep` takes the rows."""

@@ -153,10 +153,12 @@ class _Pipeline:
                     tracking_run=self.tracking_run,
                     observers=self.observers,
                 )
-            self.call("finish", number, result.best, final)
-            done = self.finished(number, result, digest, data_digest, (parent, parent_digest))
+            fitted = self.call("finish", number, result.best, final)
+            done = self.finished(number, result, digest, data_digest, (parent, parent_digest)) | {"fitted": fitted}
             folders.write_json(storage.join(folder, folders.DONE), done)
             self.say(f"stage {number}: model saved in {final}")
+            for name, value in fitted.items():
+                self.say(f"stage {number}: fitted on validation records: {name} {value:.4f}")
         try:
             self.after(number, folder, done)
         except Exception as error:  # noqa: BLE001  the model is saved, and what is missing now is told at the end
@@ -229,7 +231,8 @@ class _Pipeline:
         folder = folders.stage_dir(self.config.output_dir, number)
         content, table = self.call("evaluate", number, final, storage.join(folder, figures.TABLES))
         self.say(table)
-        return dict(content)
+        fitted = done.get("fitted")  # beside the test split's figures, and not one of them
+        return {**content, "fitted": fitted} if fitted else dict(content)
 
     def register(self, number: int, final: str, metrics: dict[str, Any], done: dict[str, Any]) -> int:
         """Log the figures to the stage's run and register its model; the version."""
@@ -239,6 +242,7 @@ class _Pipeline:
         self.tracker.log_dataset(f"stage{number}", done["data_digest"], self.data_dir)
         self.tracker.log_metrics({f"test_{k}": v for k, v in metrics["metrics"].items()}, step=done["steps"])
         self.tracker.log_metrics({f"baseline_{k}": v for k, v in metrics["baselines"].items()}, step=done["steps"])
+        self.tracker.log_metrics({f"fitted_{k}": v for k, v in done.get("fitted", {}).items()}, step=done["steps"])
         before = number - 1
         lineage = {
             "parent": f"{stage_name(self.config, before)}/{self.versions[before]}"

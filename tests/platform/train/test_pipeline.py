@@ -26,6 +26,7 @@ class House:
         self.measured: list[int] = []
         self.registered: list[tuple[int, dict[str, str]]] = []
         self.lines: list[str] = []
+        self.logged: dict[str, float] = {}
         self.broken = False
         self.figures: list[tuple[Any, ...]] = []
         self.no_figures = False
@@ -57,7 +58,8 @@ class House:
             self.write(arguments[0], "new")
             return arguments[0]
         if method == "finish":
-            return self.write(arguments[2], f"stage {arguments[0]} of {self.trained[-1][1]}")
+            self.write(arguments[2], f"stage {arguments[0]} of {self.trained[-1][1]}")
+            return {"answer_weight": 0.25} if arguments[0] == 4 else {}
         if method == "probe":
             return {"probe_facts": 0.9 if arguments[0].endswith("stage0/final") else 0.3}
         if method == "ask":
@@ -82,7 +84,7 @@ class House:
         silent = SimpleNamespace(
             start_stage=lambda *a: "run",
             log_dataset=lambda *a: None,
-            log_metrics=lambda *a, **k: None,
+            log_metrics=lambda found, step: self.logged.update(found),
             end_stage=print,
             log_figures=self.shown.append,
         )
@@ -128,6 +130,18 @@ def test_each_stage_starts_from_the_one_before(house: House, tmp_path: Path) -> 
     text = "\n".join(pipeline.closing_lines(house.config, outcome))
     assert "stage 4, test split, 8 records" in text
     assert "0.90  Drone" in text
+
+
+def test_what_was_fitted_is_told_and_kept_beside_the_metrics(house: House, tmp_path: Path) -> None:
+    house.run([1, 2, 3, 4])
+    assert "stage 4: fitted on validation records: answer_weight 0.2500" in house.lines
+    assert house.logged["fitted_answer_weight"] == 0.25
+    metrics = folders.read_json(f"{tmp_path}/stage4/metrics.json") or {}
+    assert metrics["fitted"] == {"answer_weight": 0.25}
+    assert "answer_weight" not in metrics["metrics"], "those are the test split's"
+    assert "fitted" not in (folders.read_json(f"{tmp_path}/stage3/metrics.json") or {})
+    done = folders.read_json(f"{tmp_path}/stage4/done.json") or {}
+    assert done["fitted"] == {"answer_weight": 0.25}
 
 
 def test_what_is_done_is_not_done_again(house: House) -> None:
