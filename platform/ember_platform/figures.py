@@ -127,16 +127,6 @@ def stage_run(
     )
 
 
-def bare_run(number: int, history: dict[str, np.ndarray], teacher: str) -> StageRun:
-    """A stage of which only the history is wanted."""
-    from embervlm.monitoring.measuring import StageRun
-
-    def load(folder: Path) -> tuple[Any, Any]:
-        raise FiguresError(f"{folder}: only the history of this training is kept")
-
-    return StageRun(number, [], load, [], [], history=history, teacher=teacher)
-
-
 class Loader:
     """Reads model folders. Models with one tokenizer share a processor, which remembers the texts that it has read."""
 
@@ -167,11 +157,12 @@ def _tables(config: RunConfig, number: int, folder: Path) -> dict[str, Any]:
     return kept
 
 
-def history_of(folder: Path) -> dict[str, np.ndarray]:
-    """Columns of a stage's history as arrays; a value that a step does not have is NaN."""
+def history_of(folder: str | Path) -> dict[str, np.ndarray]:
+    """Columns of a stage's history as arrays; a value that a step does not have is NaN. The folder may be on S3."""
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
-    table = pq.read_table(folder / folders.HISTORY)
+    table = pq.read_table(pa.BufferReader(storage.read_bytes(storage.join(str(folder), folders.HISTORY))))
     return {name: table[name].to_pandas().to_numpy(dtype=float) for name in table.column_names}
 
 
@@ -242,14 +233,17 @@ def draw(config: RunConfig, report: bool) -> list[str]:
 
 
 @contextlib.contextmanager
-def local_run(config: RunConfig) -> Iterator[Path]:
-    """The run's folder as a local one: itself, or a copy whose new figures and data are put back afterwards."""
+def local_run(config: RunConfig, read: bool = True) -> Iterator[Path]:
+    """The run's folder as a local one: itself, or a copy whose new figures and data are put back afterwards.
+
+    Without `read` such a copy begins empty, for who only writes.
+    """
     if storage.is_local(config.output_dir):
         yield Path(storage.resolve(config.output_dir)[1])
         return
     root = config.output_dir.rstrip("/")
     with tempfile.TemporaryDirectory(prefix="embervlm-run-") as temporary:
-        for place in storage.list_files(root):
+        for place in storage.list_files(root) if read else ():
             name = place.removeprefix(f"{root}/")
             if _needed(name):
                 Path(temporary, name).parent.mkdir(parents=True, exist_ok=True)

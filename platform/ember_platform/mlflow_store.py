@@ -41,6 +41,15 @@ def tracking_uri(config: RunConfig) -> str:
     return f"sqlite:///{Path(storage.resolve(config.output_dir)[1], 'mlflow.db')}"
 
 
+def with_store(config: RunConfig) -> RunConfig:
+    """The configuration with the run's own store spelled out, for trainings in folders of their own that share it."""
+    try:
+        uri = tracking_uri(config)
+    except StoreError:
+        return config  # the tracker will say what is missing, and trains on
+    return config.model_copy(update={"tracking": config.tracking.model_copy(update={"mlflow_uri": uri})})
+
+
 def mlflow_module() -> Any:
     """MLflow, imported with its telemetry off and with a server that does not answer given up soon."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")

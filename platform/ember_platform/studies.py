@@ -18,6 +18,7 @@ import numpy as np
 from ember_platform import figures, storage
 from ember_platform.config import RunConfig
 from ember_platform.data.manifest import Manifest
+from ember_platform.mlflow_store import with_store
 from ember_platform.train import folders
 from ember_platform.train.plan import PlanError
 from ember_platform.train.setup import load_model
@@ -137,7 +138,7 @@ def ablation(config: RunConfig, steps: int, say: Say = print) -> None:
     scores = {name: _arm(config, name, steps, parent, digest, say) for name in arms(config)}
     parts = [name for name in scores if name != WHOLE]
     source = f"one training of {steps} steps each from the same stage-2 model; {scores[WHOLE].tasks} test tasks"
-    with figures.local_run(config) as run:
+    with figures.local_run(config, read=False) as run:
         d.FigureStore(run).write(
             d.Ablation(
                 components=tuple(parts),
@@ -191,7 +192,8 @@ def _arm(config: RunConfig, name: str, steps: int, parent: str, digest: str, say
                 change(model).save_pretrained(made)
                 processor.save_pretrained(made)
                 folders.publish(Path(made), start)
-    own = [f"output_dir={folder}", f"stages.{STAGE}.max_steps={steps}", "evaluation.baselines=false", *overrides]
+    own = [f"name={_name(config, folder)}", f"output_dir={folder}", f"stages.{STAGE}.max_steps={steps}"]
+    own += ["evaluation.baselines=false", *overrides]
     arm = _alone(config, own)
     best = _trained(arm, STAGE, digest, start, arm.data.dir)
     with folders.fetched(best) as local:
@@ -225,7 +227,8 @@ def distillation(config: RunConfig, steps: int, say: Say = print) -> None:
     teacher, student = final_of(config, TAUGHT), final_of(config, TAUGHT - 1)
     folder, digest = storage.join(config.output_dir, FOLDER, "distillation"), distillation_digest(config, steps)
     every = max(1, steps // EVALUATIONS)
-    own = [f"output_dir={folder}", f"stages.{TAUGHT}.max_steps={steps}", f"teacher.model={teacher}"]
+    own = [f"name={_name(config, folder)}", f"output_dir={folder}"]
+    own += [f"stages.{TAUGHT}.max_steps={steps}", f"teacher.model={teacher}"]
     own += [f"stages.{TAUGHT}.{name}={every}" for name in ("eval_every", "save_every")]
     own += [f"stages.{TAUGHT}.eval_samples={EVALUATED}"]
     records = steps * config.stage(TAUGHT).batch_size
@@ -233,9 +236,9 @@ def distillation(config: RunConfig, steps: int, say: Say = print) -> None:
     best = _trained(_alone(config, own), TAUGHT, digest, student, taught)
     where = f"{steps} steps from the stage-1 model for this figure only, taught by the run's own stage-2 model; "
     where += f"{EVALUATED} validation records; "
-    with figures.local_run(config) as run, folders.fetched(folders.stage_dir(folder, TAUGHT)) as trained:
-        history = figures.history_of(Path(trained))
-        write_gap(FigureStore(run), figures.bare_run(TAUGHT, history, teacher="stage-2 model"), where)
+    history = figures.history_of(folders.stage_dir(folder, TAUGHT))
+    with figures.local_run(config, read=False) as run:
+        write_gap(FigureStore(run), history, "stage-2 model", where)
     say(f"distillation: the run's stage-2 model taught another for {steps} steps ({best})")
     _note(config, "distillation", digest)
 
@@ -268,7 +271,11 @@ def _first(manifest: Manifest, stage: int, records: int) -> Manifest:
 
 @dataclass(frozen=True)
 class Study:
-    """A study by what carries it out, what decides its result, and the stages whose models it starts from."""
+    """A study by what carries it out, what decides its result, and the stages whose models must be there.
+
+    Those are the models that it starts from, and that of the stage whose trainings it compares: a run that has not
+    trained that stage has nothing to set the comparison beside.
+    """
 
     carry_out: Callable[[RunConfig, int, Say], None]
     digest: Callable[[RunConfig, int], str]
@@ -278,7 +285,7 @@ class Study:
 #: Name → study; its steps are `figures.<name>_steps`.
 STUDIES = {
     "distillation": Study(distillation, distillation_digest, (TAUGHT - 1, TAUGHT)),
-    "ablation": Study(ablation, ablation_digest, (STAGE - 1,)),
+    "ablation": Study(ablation, ablation_digest, (STAGE - 1, STAGE)),
 }
 
 
@@ -325,20 +332,32 @@ def _digest(config: RunConfig, stage: int, parent: str, steps: int) -> str:
     return digest_of(config.stage_digest(stage), data, content_digest(parent), str(steps))
 
 
+def _name(config: RunConfig, folder: str) -> str:
+    """What a short training is called: the run, the study, and the arm where there are several."""
+    return "-".join([config.name, *folder.removeprefix(storage.join(config.output_dir, FOLDER)).strip("/").split("/")])
+
+
 def _alone(config: RunConfig, overrides: list[str]) -> RunConfig:
     """The configuration of a short training: in this process where there is no GPU, every picture encoded anew."""
     own = ["figures.enabled=false", "data.feature_cache=off", *overrides]
     if not config.cluster.use_gpu:
         own += ["cluster.num_workers=1", "cluster.min_workers=null"]
-    return apply(config, own)
+    return apply(with_store(config), own)
 
 
 def _trained(config: RunConfig, stage: int, digest: str, parent: str, data_dir: str) -> str:
-    """Train a stage, or go on; the folder of its best model."""
+    """Train a stage, or go on; the folder of its best model. In the tracking store it is a run of its own name."""
+    from ember_platform.tracking import Tracker
     from ember_platform.train.stage_run import run_stage
 
-    here = not config.cluster.use_gpu
-    return run_stage(config, stage, digest=digest, parent=parent, data_dir=data_dir, here=here).best
+    here, status, tracker = not config.cluster.use_gpu, "FAILED", Tracker(config)
+    run = tracker.start_pipeline()
+    try:
+        trained = run_stage(config, stage, digest=digest, parent=parent, data_dir=data_dir, here=here, tracking_run=run)
+        status = "FINISHED"
+    finally:
+        tracker.finish(status)
+    return trained.best
 
 
 def _note(config: RunConfig, name: str, digest: str) -> None:

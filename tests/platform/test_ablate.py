@@ -14,6 +14,7 @@ import torch
 from ember_platform import studies
 from ember_platform.config import load_config
 from ember_platform.data.ingest import prepare
+from ember_platform.mlflow_store import tracking_uri
 from ember_platform.train.folders import write_json
 from ember_platform.train.setup import load_model
 from embervlm.monitoring.data import Ablation, FigureStore
@@ -98,10 +99,11 @@ class Arms:
 def test_every_arm_is_trained_alike_and_the_figure_has_the_difference(
     nano_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, root: Path
 ) -> None:
-    (tmp_path / "stage2").mkdir()
-    (tmp_path / "stage2" / "final").symlink_to(nano_folder)
     arms, said = Arms(monkeypatch, root, tmp_path), list[str]()
-    assert studies.due(arms.config) == {"ablation": 40}, "no stage-1 model, so nobody to teach"
+    for number, due in ((2, {}), (3, {"ablation": 40})):
+        (tmp_path / f"stage{number}").mkdir()
+        (tmp_path / f"stage{number}" / "final").symlink_to(nano_folder)
+        assert studies.due(arms.config) == due, "it compares trainings of stage 3; no stage-1 model, so nobody to teach"
     monkeypatch.setattr("ember_platform.data.rayed.ensure_ray", lambda config: None)
     monkeypatch.setattr(ablate.figures, "draw", lambda config, report: ["drawn"])
     given = ["--config", str(root / "configs" / "laptop.yaml"), "--steps", "7", *arms.overrides]
@@ -110,6 +112,8 @@ def test_every_arm_is_trained_alike_and_the_figure_has_the_difference(
     for name, (config, start) in arms.asked.items():
         assert config.stage(studies.STAGE).max_steps == 7
         assert not config.figures.enabled
+        assert tracking_uri(config) == tracking_uri(arms.config), "one store for all"
+        assert config.name == f"laptop-ablation-{name}"
         fresh = name in ("whole-model", "reasoning-module")
         if fresh:
             assert Path(start) == tmp_path / "stage2" / "final"

@@ -10,14 +10,17 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
-from ember_platform import studies
+from ember_platform import storage, studies
 from ember_platform.config import RunConfig
 from ember_platform.data.ingest import prepare
 from ember_platform.train.plan import PlanError
 from embervlm.monitoring.data import Ablation, DistillationGap, FigureStore
 from tests.models.fakes import tiny
+from tests.s3 import BUCKET, local_s3
 
 ROOT = Path(__file__).parents[2]
 STEPS, BATCH = 4, 4
@@ -61,6 +64,9 @@ def drive(folder: Path) -> None:
             final = folder / "run" / f"stage{stage}" / "final"
             model.save_pretrained(final)
             model.processor.save_pretrained(final)
+            if stage == 2:
+                assert studies.due(config) == {"distillation": STEPS}, "an ablation is of a run that trains stage 3"
+                shutil.copytree(final, folder / "run" / "stage3" / "final")
             with torch.no_grad():
                 for value in model.language.parameters():
                     value.mul_(1.2)  # the teacher is another one than the student
@@ -69,6 +75,8 @@ def drive(folder: Path) -> None:
         for name, steps in studies.due(config).items():
             studies.carry_out(config, name, steps)
         assert studies.due(config) == {}
+        stores = [path.relative_to(folder).as_posix() for path in folder.rglob("mlflow.db")]
+        assert stores == ["run/mlflow.db"], "one for all trainings"
         assert all(path.read_bytes() == content for path, content in before.items()), "the run's own models"
     finally:
         ray.shutdown()
@@ -109,3 +117,29 @@ def test_both_are_trained_and_leave_their_figures_data(tmp_path: Path) -> None:
 def test_without_a_model_to_start_from_it_says_which(tmp_path: Path) -> None:
     with pytest.raises(PlanError, match=r"stage2/final: no model; .* train the run to stage 2 first"):
         studies.ablation(settings(tmp_path), STEPS)
+
+
+def test_on_s3_of_a_training_only_its_history_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = {"step": [1, 2], "distill_loss": [4.0, 2.0], "val_answer_accuracy": [0.25, 0.5]}
+    pq.write_table(pa.table(rows), tmp_path / "history.parquet")
+    asked: list[RunConfig] = []
+    monkeypatch.setattr(studies, "final_of", lambda config, stage: f"stage{stage}-model")
+    monkeypatch.setattr(studies, "_first", lambda manifest, stage, records: manifest)
+    monkeypatch.setattr(studies.Manifest, "load", lambda path: path)
+    monkeypatch.setattr(studies, "distillation_digest", lambda config, steps: "digest")
+    monkeypatch.setattr(studies, "_trained", lambda config, *rest: asked.append(config) or "best")
+    monkeypatch.setattr("ember_platform.train.teach.teach", lambda *given, **named: "taught")
+    with local_s3() as server:
+        run = f"s3://{BUCKET}/run"
+        history = "studies/distillation/stage2/history.parquet"
+        for key in (history, "stage1/final/model", "studies/distillation/stage2/checkpoint-0-000002/model"):
+            server.client().upload_file(str(tmp_path / "history.parquet"), BUCKET, f"run/{key}")
+        config = settings(tmp_path).model_copy(update={"output_dir": run})
+        studies.distillation(config, STEPS, say=lambda line: None)
+        read = {path for method, path, _ in server.seen if method == "GET" and "list-type" not in path}
+        assert {path.split("/run/")[-1] for path in read if "/run/" in path} == {history}
+        put = storage.list_files(f"{run}/stage2/figure_data")
+        assert {path.rsplit(".", 1)[-1] for path in put} == {"json", "npz"}
+        assert storage.exists(f"{run}/studies/distillation.json")
+    assert asked[0].name == "embervlm-distillation"
+    assert asked[0].tracking.mlflow_uri is None, "without a store that all can reach the tracker says what is missing"

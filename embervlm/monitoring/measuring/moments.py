@@ -92,11 +92,16 @@ class StageRun:
 
     def evaluations(self) -> tuple[Array, dict[str, Array]]:
         """Steps (E,) of the evaluations in the history and each validation metric's values there, NaN where absent."""
-        columns = {name[4:]: np.asarray(v, float) for name, v in self.history.items() if name.startswith("val_")}
-        if not columns:
-            return np.zeros(0, int), {}
-        rows = np.flatnonzero(np.isfinite(np.stack(list(columns.values()))).any(axis=0))
-        return np.asarray(self.history["step"])[rows].astype(int), {n: v[rows] for n, v in columns.items()}
+        return evaluations(self.history)
+
+
+def evaluations(history: Mapping[str, Array]) -> tuple[Array, dict[str, Array]]:
+    """As `StageRun.evaluations`, of a history alone."""
+    columns = {name[4:]: np.asarray(v, float) for name, v in history.items() if name.startswith("val_")}
+    if not columns:
+        return np.zeros(0, int), {}
+    rows = np.flatnonzero(np.isfinite(np.stack(list(columns.values()))).any(axis=0))
+    return np.asarray(history["step"])[rows].astype(int), {n: v[rows] for n, v in columns.items()}
 
 
 def evenly(items: Sequence[Any], most: int) -> list[Any]:

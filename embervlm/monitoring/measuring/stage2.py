@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 
 import numpy as np
 
 from embervlm.data.schema import Record
 from embervlm.evaluation.captions import answer_hits, words
 from embervlm.monitoring import data as d
-from embervlm.monitoring.measuring.moments import StageRun, padded, token_probabilities
+from embervlm.monitoring.measuring.moments import Array, StageRun, evaluations, padded, token_probabilities
 
 RECORDS = 192
 POSITIONS = 48
@@ -59,7 +60,7 @@ def measure(store: d.FigureStore, run: StageRun) -> None:
         )
     )
     complexity(store, run)
-    distillation(store, run)
+    distillation(store, run.history, run.teacher)
 
 
 def complexity(store: d.FigureStore, run: StageRun) -> None:
@@ -86,32 +87,34 @@ def complexity(store: d.FigureStore, run: StageRun) -> None:
     return None
 
 
-def distillation(store: d.FigureStore, run: StageRun, where: str = "") -> None:
+def distillation(store: d.FigureStore, history: Mapping[str, Array], teacher: str, where: str = "") -> None:
     """Divergence from the teacher at every step, and the student's validation accuracy.
 
     Args:
+        history: of the student's training: column → a value per optimizer step.
+        teacher: its name, "" without one.
         where: what training that was, for the caption, where it is not the run's own.
     """
-    from embervlm.stages.instruction import InstructionModule
+    from embervlm.stages.instruction import Instruction, InstructionModule
 
-    if not run.teacher:
+    if not teacher:
         if not store.stems(d.DistillationGap):
             why = "the run had no teacher (teacher.model), and none for this figure (figures.distillation_steps)"
             store.note(d.DistillationGap, why)
         return None
-    if "distill_loss" not in run.history or "taught_rows" in run.history:
+    if "distill_loss" not in history or "taught_rows" in history:
         return store.note(d.DistillationGap, "the history has no distance to the teacher's distributions")
-    value = np.asarray(run.history["distill_loss"], float) / InstructionModule.temperature**2
+    value = np.asarray(history["distill_loss"], float) / InstructionModule.temperature**2
     value = np.where(np.abs(value) < ROUNDING, np.maximum(value, 0), value)
     known = np.isfinite(value)
-    when, metrics = run.evaluations()
+    when, metrics = evaluations(history)
     store.write(
         d.DistillationGap(
-            steps=np.asarray(run.history["step"])[known].astype(int),
+            steps=np.asarray(history["step"])[known].astype(int),
             divergence=value[known],
             evaluations=when,
-            accuracy=metrics[run.definition.metric],
-            teacher=run.teacher,
+            accuracy=metrics[Instruction.metric],
+            teacher=teacher,
             source=f"{where}training batches, KL over the teacher's stored top-k at temperature 2; validation accuracy",
         )
     )

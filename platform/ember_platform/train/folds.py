@@ -16,7 +16,7 @@ import numpy as np
 from ember_platform import storage
 from ember_platform.config import RunConfig
 from ember_platform.data.manifest import Manifest
-from ember_platform.mlflow_store import tracking_uri
+from ember_platform.mlflow_store import with_store
 from ember_platform.train import folders
 from ember_platform.train.pipeline import Outcome, run_pipeline
 from ember_platform.train.plan import PlanError
@@ -57,11 +57,10 @@ def check_folds(config: RunConfig) -> None:
 
 def fold_config(config: RunConfig, fold: int) -> RunConfig:
     """The run of one fold: folders of its own below `output_dir`, one tracking store for all."""
-    values = config.model_dump(mode="json")
+    values = with_store(config).model_dump(mode="json")
     folder = storage.join(config.output_dir, f"fold{fold}")
     values |= {"name": f"{config.name}-fold{fold}", "output_dir": folder}
     values["data"] |= {"dir": storage.join(folder, "data"), "robot_fold": fold}
-    values["tracking"]["mlflow_uri"] = tracking_uri(config)
     return RunConfig.model_validate(values)
 
 

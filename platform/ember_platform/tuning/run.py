@@ -11,7 +11,7 @@ from typing import Any
 from ember_platform import storage
 from ember_platform.config import RunConfig
 from ember_platform.data.manifest import Manifest
-from ember_platform.mlflow_store import StoreError, code_revision, tracking_uri
+from ember_platform.mlflow_store import code_revision, with_store
 from ember_platform.train.plan import PlanError
 from ember_platform.tuning import placement
 from ember_platform.tuning.ledger import FAILED, FINISHED, Ledger, Record, best_of
@@ -66,7 +66,7 @@ def run_sweep(
         PlanError, DataError: something that can be known before any trial starts is wrong.
         LedgerError: the folder holds another sweep, or none to resume.
     """
-    base = _with_store(base)
+    base = with_store(base)
     setup, identity, ledger = _prepare(sweep, _of_trials(sweep, base), name, resume_from, say, observers)
     known = _begin(ledger, sweep, base, name, identity, resume, say)
     trials_at_once, setup = _place(sweep, setup)
@@ -146,15 +146,6 @@ def _end(
     _close(outcome, sweep, base, setup, name, say, register)
     say(watch.close("FINISHED" if complete else "KILLED"))
     return outcome
-
-
-def _with_store(base: RunConfig) -> RunConfig:
-    """The configuration with one tracking store for all trials: that of the run, not one in each trial's folder."""
-    try:
-        uri = tracking_uri(base)
-    except StoreError:
-        return base  # the tracker will say what is missing, and trains on
-    return base.model_copy(update={"tracking": base.tracking.model_copy(update={"mlflow_uri": uri})})
 
 
 def _of_trials(sweep: SweepConfig, base: RunConfig) -> RunConfig:
