@@ -10,13 +10,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import repeat_kv
+
+if TYPE_CHECKING:
+    from embervlm.models.cache import FleetView
 
 NAME = "embervlm"
 _recorded: ContextVar[list[Tensor] | None] = ContextVar("recorded", default=None)
@@ -33,6 +36,11 @@ def recorded_attention() -> Iterator[list[Tensor]]:
         _recorded.reset(token)
 
 
+def recording() -> bool:
+    """Whether attention weights are being collected; only whole masks give them."""
+    return _recorded.get() is not None
+
+
 def attention(
     module: nn.Module,
     query: Tensor,
@@ -41,6 +49,7 @@ def attention(
     attention_mask: Tensor | None,
     scaling: float | None = None,
     dropout: float = 0.0,
+    view: FleetView | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
     """Scaled dot-product attention with a boolean mask.
@@ -48,10 +57,15 @@ def attention(
     Args:
         query: (B, H, Q, d). key, value: (B, K heads, K, d).
         attention_mask: (B, 1, Q, K) True where a query may attend.
+        view: what selection tokens see beside key and value, which are then their own; in place of a mask.
 
     Returns:
         (B, Q, H, d) and None in place of the weights.
     """
+    if view is not None:
+        scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+        own = view.attend(int(module.layer_idx), query.to(value.dtype) * scale, key, value)  # type: ignore[arg-type]
+        return own.transpose(1, 2).contiguous(), None
     groups = getattr(module, "num_key_value_groups", 1)
     key, value = repeat_kv(key, groups), repeat_kv(value, groups)
     record = _recorded.get()
@@ -65,7 +79,7 @@ def attention(
         dtype = value.dtype
         scores = (query.to(dtype) * scale) @ key.to(dtype).transpose(2, 3)
         if attention_mask is not None:
-            scores = scores.masked_fill(~attention_mask, -1e4)
+            scores.masked_fill_(~attention_mask, -1e4)
         weights = F.dropout(scores.softmax(dim=-1), dropout, module.training)
         output = weights.to(dtype) @ value
     else:

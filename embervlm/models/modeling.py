@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 
+from embervlm.models.attention import recording
+from embervlm.models.cache import FleetView, PrefixCache, gathered, join
 from embervlm.models.config import EmberVLMConfig
 from embervlm.models.generation import WritingMixin
 from embervlm.models.heads import (
@@ -27,7 +29,7 @@ from embervlm.models.heads import (
     SelectionHead,
     Words,
 )
-from embervlm.models.language import LanguageModel, PrefixCache, gathered, join
+from embervlm.models.language import LanguageModel
 from embervlm.models.layout import GENERATED, PAD, SELECT, SELECT_REASONED, query_mask, segment_mask, spent_mentions
 from embervlm.models.selecting import SelectionMixin
 from embervlm.models.trust import FILE, HUB_ARGUMENTS, Familiarity
@@ -67,7 +69,7 @@ class Context:
 
     cache: PrefixCache
     fleet_mask: Tensor  # (B, N, L)
-    robot_mask: Tensor  # (B, N)
+    robot_index: Tensor  # (B, N) rows of the fleet's state, -1 for none
     words: Words  # robots and task, each pooled to one vector, and the kinds of requirement that their words tell of
     pairs: Tensor  # (B, N, D) the task as read beside each robot, pooled alike; zeros where pairs are not read
     prefix_mask: Tensor  # (B, C)
@@ -75,6 +77,11 @@ class Context:
     kinds: Tensor  # (B, G) kinds of the query tokens so far
     scores: Tensor | None = None  # (B, N) direct scores, once they were asked for
     selected: Tensor | None = None  # (B, N, D) states of the direct selection tokens
+
+    @property
+    def robot_mask(self) -> Tensor:
+        """True where a robot is (B, N)."""
+        return self.robot_index >= 0
 
     @property
     def summaries(self) -> Tensor:
@@ -300,7 +307,7 @@ class EmberVLM(SelectionMixin, WritingMixin, PreTrainedModel):
         context = Context(
             cache=join(fleet.cache if fleet else None, robot_index.clamp_min(0), cache),
             fleet_mask=fleet_mask,
-            robot_mask=robot_index >= 0,
+            robot_index=robot_index,
             words=Words(
                 summaries=summaries,
                 asked=self.reference.summaries(task, attention_mask),
@@ -344,6 +351,18 @@ class EmberVLM(SelectionMixin, WritingMixin, PreTrainedModel):
         context.kinds = torch.cat([context.kinds, kinds], dim=1)
         mask = query_mask(kinds, context.kinds, own, context.fleet_mask, context.prefix_mask)
         hidden, context.cache = self.language(embeddings, mask, positions, context.cache)
+        return hidden
+
+    def _select(self, context: Context) -> Tensor:
+        """Append the direct selection tokens to a context that has no query token yet: their states (B, N, D)."""
+        tokens = self.selection_tokens(context, SELECT)
+        samples, robots = context.robot_index.shape
+        # One sample shares no robot, and its fleet is copied in a moment.
+        if samples == 1 or robots == 0 or recording():
+            return self.query(context, *tokens)
+        embeddings, context.kinds, positions, _ = tokens
+        view = FleetView(context.cache, context.robot_index, context.fleet_mask, context.prefix_mask)
+        hidden, context.cache = self.language(embeddings, view, positions, context.cache)
         return hidden
 
     def closes_step(self, input_ids: Tensor) -> Tensor:
@@ -441,7 +460,7 @@ class EmberVLM(SelectionMixin, WritingMixin, PreTrainedModel):
         output = EmberVLMOutput(visual_tokens=visual, context=context)
         if select:
             # Before the text, which may look at what is found here.
-            selected = self.query(context, *self.selection_tokens(context, SELECT)) + context.pairs
+            selected = self._select(context) + context.pairs
             scores, output.reasons = self.selection(selected, context.words)
             output.scores = scores.masked_fill(~context.robot_mask, -1e4)
             context.scores, context.selected = output.scores, selected

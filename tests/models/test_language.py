@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
 
 from embervlm.models.config import EmberVLMConfig
-from embervlm.models.language import FusedRMSNorm, LanguageModel, fuse_norms
+from embervlm.models.fused import FusedRMSNorm, fuse
+from embervlm.models.language import LanguageModel
 
 
 @given(st.integers(0, 2**31 - 1), st.floats(1e-3, 1e3))
@@ -20,7 +21,7 @@ def test_a_fused_norm_gives_what_transformers_gives(seed: int, scale: float) -> 
     with torch.no_grad():
         theirs.weight.copy_(torch.randn(24, generator=generator))
     ours = torch.nn.ModuleDict({"norm": copy.deepcopy(theirs)})
-    fuse_norms(ours)
+    fuse(ours)
     assert isinstance(ours["norm"], FusedRMSNorm)
     x = torch.randn(3, 5, 24, generator=generator) * scale
     torch.testing.assert_close(ours["norm"](x), theirs(x))
