@@ -90,7 +90,7 @@ class FusedRMSNorm(nn.RMSNorm):
 
 def by_hand(x: Tensor) -> bool:
     """Whether passes over memory count: on a CPU, with a gradient. A GPU has one kernel for a norm already."""
-    return x.device.type == "cpu" and x.requires_grad and torch.is_grad_enabled()
+    return torch.is_grad_enabled() and x.requires_grad and x.device.type == "cpu"
 
 
 class FusedAttention(Qwen3Attention):
