@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from ember_platform.config import RunConfig, TrackingConfig
-from ember_platform.mlflow_store import StoreError, open_store, tracking_uri
+from ember_platform.mlflow_store import StoreError, open_store, tracking_uri, with_store
 from ember_platform.tracking import Tracker, flatten
 from ember_platform.train.worker import Order, _Log
 
@@ -131,6 +131,13 @@ def test_addresses(tmp_path: Path) -> None:
     assert tracking_uri(relative) == f"sqlite:///{Path.cwd()}/x.db", "workers have other working directories"
     with pytest.raises(StoreError, match=r"set tracking\.mlflow_uri"):
         tracking_uri(RunConfig(output_dir="s3://bucket/prefix"))
+
+
+def test_trainings_below_a_run_share_its_store(tmp_path: Path) -> None:
+    shared = with_store(RunConfig(output_dir=str(tmp_path)))
+    assert tracking_uri(shared.model_copy(update={"output_dir": str(tmp_path / "trial")})) == tracking_uri(shared)
+    away = RunConfig(output_dir="s3://bucket/prefix")
+    assert with_store(away) == away, "there is none to share, and each training says so"
 
 
 def test_wandb_is_offline_without_a_key(config: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
