@@ -9,18 +9,16 @@ M = 1 + C + N + T + N: the fleet's descriptions as one, the prefix, direct selec
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
-from transformers import AttentionInterface
+from torch import Tensor
 
 from embervlm.data.prompts import chain_pieces, plan_pieces
 from embervlm.data.schema import STEPS
-from embervlm.models.attention import NAME, attention
+from embervlm.models.attention import recorded_attention
 from embervlm.models.trust import mode_of
 from embervlm.monitoring.measuring.chains import Chain
 from embervlm.stages.base import to_device
@@ -28,29 +26,6 @@ from embervlm.stages.selection import selection_inputs
 
 if TYPE_CHECKING:
     from embervlm.models.modeling import EmberVLM
-
-
-@contextmanager
-def _recorded() -> Iterator[list[Tensor]]:
-    """The weights (B, Q, K), averaged over heads, of every attention while the block runs."""
-    kept: list[Tensor] = []
-
-    def recording(
-        module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: Any = None, **_: Any
-    ) -> tuple[Tensor, None]:
-        shared = getattr(module, "num_key_value_groups", 1)
-        scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-        scores = (query.float() * scale) @ key.float().repeat_interleave(shared, dim=1).transpose(2, 3)
-        if mask is not None:
-            scores = scores.masked_fill(~mask, -1e4)
-        kept.append(scores.softmax(dim=-1).mean(dim=1))
-        return attention(module, query, key, value, mask, scaling)
-
-    AttentionInterface.register(NAME, recording)
-    try:
-        yield kept
-    finally:
-        AttentionInterface.register(NAME, attention)
 
 
 def forced_batch(model: EmberVLM, chains: Sequence[Chain], steps: Sequence[Sequence[str]]) -> dict[str, Any]:
@@ -97,8 +72,9 @@ class Rollout:
 def rollouts(model: EmberVLM, chains: Sequence[Chain]) -> list[Rollout]:
     """The rollout of every chain's answer; all need a picture."""
     batch = forced_batch(model, chains, [chain.steps for chain in chains])
-    with _recorded() as kept:
+    with recorded_attention() as recorded:
         output = model(**batch, select=True, select_reasoned=True)
+    kept = [weights.mean(dim=1) for weights in recorded]  # over heads: (B, Q, K)
     layers = len(kept) // 4  # robots, prefix, direct selection, chain with selection
     prefix, judged, text = (kept[i * layers : (i + 1) * layers] for i in (1, 2, 3))
     robots, length = batch["robot_index"].shape[1], prefix[0].shape[1]
