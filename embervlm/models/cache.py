@@ -17,9 +17,10 @@ from transformers.cache_utils import Cache, DynamicLayer
 
 @dataclass(frozen=True)
 class Piece:
-    """Keys and values of neighbouring tokens: (B, H, T, d); or, with an index (B, N), rows (R, H, L, d) of a fleet.
+    """Keys and values of neighbouring tokens: (B, H, T, d); or a fleet's (R, H, L, d), and who has which.
 
-    A fleet stays as it was read, each robot once, until tokens come that look at all of it.
+    A fleet stays as it was read, each robot once, until tokens come that look at all of it. Its `index` (B, H, N) names
+    rows of R·H: what is picked is a head of a robot, so that what is picked lies as it is needed.
     """
 
     keys: Tensor
@@ -29,7 +30,7 @@ class Piece:
     @property
     def length(self) -> int:
         """Tokens of a sample."""
-        return int(self.keys.shape[-2]) * (1 if self.index is None else self.index.shape[1])
+        return int(self.keys.shape[-2]) * (1 if self.index is None else self.index.shape[2])
 
     def whole(self) -> tuple[Tensor, Tensor]:
         """Keys and values (B, H, T, d), T = N·L for a fleet. Gradients flow back to every robot once per use."""
@@ -39,12 +40,10 @@ class Piece:
 
 
 def _rows(tensor: Tensor, index: Tensor) -> Tensor:
-    """(R, H, L, d) → (B, H, N·L, d), in one copy: what is picked is a head of a robot, not a robot."""
-    _, heads, length, width = tensor.shape
-    samples, robots = index.shape
-    picked = index[:, None, :] * heads + torch.arange(heads, device=index.device)[:, None]
-    rows = tensor.reshape(-1, length * width).index_select(0, picked.view(-1))
-    return rows.view(samples, heads, robots * length, width)
+    """(R, H, L, d) → (B, H, N·L, d), in one copy."""
+    length, width = tensor.shape[2:]
+    rows = tensor.reshape(-1, length * width).index_select(0, index.view(-1))
+    return rows.view(*index.shape[:2], -1, width)
 
 
 class _Layer(DynamicLayer):
@@ -182,8 +181,11 @@ def join(robots: PrefixCache | None, robot_index: Tensor, prefix: PrefixCache) -
     """
     joined = PrefixCache()
     fleet = robots.pieces() if robots is not None and robot_index.shape[1] else []
+    if fleet:
+        heads = fleet[0].keys.shape[1]
+        index = robot_index[:, None, :] * heads + torch.arange(heads, device=robot_index.device)[:, None]
     for layer, own in enumerate(fleet):
-        joined.start_from(layer, Piece(own.keys, own.values, robot_index))
+        joined.start_from(layer, Piece(own.keys, own.values, index))
     for layer, own in enumerate(prefix.pieces()):
         joined.start_from(layer, own)
     return joined
