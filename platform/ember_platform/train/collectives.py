@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -86,6 +87,23 @@ def mean_over_ranks(values: dict[str, float]) -> dict[str, float]:
     total = torch.tensor([values[name] for name in names], dtype=torch.float64, device=_device())
     dist.all_reduce(total)
     return dict(zip(names, (total / world_size()).tolist(), strict=True))
+
+
+def from_owners(tensors: Sequence[Tensor], owners: Sequence[int]) -> None:
+    """Make every tensor what it is on the rank that owns it; all ranks pass the same ones in one order, of one type."""
+    sizes = [0] * world_size()
+    places: list[slice] = []
+    for tensor, owner in zip(tensors, owners, strict=True):
+        places.append(slice(sizes[owner], sizes[owner] + tensor.numel()))
+        sizes[owner] += tensor.numel()
+    parts = [tensors[0].new_empty(max(sizes)) for _ in sizes]
+    for tensor, owner, place in zip(tensors, owners, places, strict=True):
+        if owner == rank():
+            parts[owner][place] = tensor.detach().reshape(-1)
+    dist.all_gather(parts, parts[rank()].clone())
+    for tensor, owner, place in zip(tensors, owners, places, strict=True):
+        if owner != rank():
+            tensor.detach().copy_(parts[owner][place].view_as(tensor))
 
 
 def all_objects(value: Any) -> list[Any]:

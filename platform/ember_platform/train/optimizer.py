@@ -2,16 +2,19 @@
 
 Muon (Jordan et al., 2024; scaled as in arXiv:2502.16982, so that it shares AdamW's learning rate and weight decay)
 makes the update of a matrix orthogonal, so that directions with small gradients are learned as fast as those with large
-ones. It needs whole matrices and therefore ZeRO stage 0.
+ones. It needs whole matrices and therefore ZeRO stage 0. Making updates orthogonal is most of an optimizer's step on a
+CPU, so several workers share it out among them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import nn
+
+from ember_platform.train import collectives
 
 #: The optimizers by the name that a configuration uses.
 NAMES = ("adamw", "muon")
@@ -57,8 +60,39 @@ class MuonAdamW(torch.optim.Optimizer):
         """
         if closure is not None:
             raise ValueError("MuonAdamW.step takes no closure")
-        for part in self._parts:
-            part.step()
+        muon, adamw = self._parts
+        if collectives.world_size() > 1:
+            self._step_together(muon)
+        else:
+            muon.step()
+        adamw.step()
+
+    def _step_together(self, muon: torch.optim.Optimizer) -> None:
+        """Muon's step, each matrix updated by one rank for all: what every rank would have come to, bit for bit.
+
+        The momentum is kept by every rank, so that any of them can write or read a checkpoint.
+        """
+        matrices = [(p, group["momentum"]) for group in muon.param_groups for p in group["params"]]
+        owners = shared_out([p.numel() * min(p.shape) for p, _ in matrices], collectives.world_size())
+        others = [(p, p.grad, m) for (p, m), owner in zip(matrices, owners, strict=True) if owner != collectives.rank()]
+        for matrix, gradient, momentum in others:
+            if gradient is not None:
+                kept = self.state[matrix].setdefault("momentum_buffer", torch.zeros_like(gradient))
+                kept.lerp_(gradient, 1 - momentum)
+            matrix.grad = None  # torch's Muon passes over it
+        muon.step()
+        for matrix, gradient, _ in others:
+            matrix.grad = gradient
+        collectives.from_owners([p for p, _ in matrices], owners)
+
+
+def shared_out(costs: Sequence[int], parts: int) -> list[int]:
+    """Which of so many parts takes each piece of work: the dearest first, each to the part that has least so far."""
+    taken, owners = [0] * parts, [0] * len(costs)
+    for i in sorted(range(len(costs)), key=lambda i: -costs[i]):
+        owners[i] = taken.index(min(taken))
+        taken[owners[i]] += costs[i]
+    return owners
 
 
 def hidden_matrices(module: nn.Module) -> list[nn.Parameter]:

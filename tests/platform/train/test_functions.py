@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from ember_platform.train.engine import EngineSettings, deepspeed_config
-from ember_platform.train.optimizer import hidden_matrices, make_optimizer, parameter_groups, set_rate
+from ember_platform.train.optimizer import hidden_matrices, make_optimizer, parameter_groups, set_rate, shared_out
 from ember_platform.train.precision import PrecisionError, cpu_has_bf16, resolve_precision
 from ember_platform.train.schedule import learning_rate, seed_step, step_seed
 
@@ -101,6 +103,15 @@ def test_muon_takes_hidden_matrices_and_adamw_the_rest() -> None:
     assert same == [True, False, True, True, True]  # only one parameter had a gradient
     with pytest.raises(ValueError, match="'sgd' is not one of adamw, muon"):
         make_optimizer("sgd", module, 0.0)
+
+
+@given(st.lists(st.integers(1, 1000), max_size=30), st.integers(1, 5))
+def test_work_is_shared_out_evenly(costs: list[int], parts: int) -> None:
+    owners = shared_out(costs, parts)
+    assert len(owners) == len(costs)
+    taken = [sum(cost for cost, owner in zip(costs, owners, strict=True) if owner == part) for part in range(parts)]
+    assert sum(taken) == sum(costs)
+    assert max(taken) - min(taken) <= max(costs, default=0)
 
 
 @pytest.mark.parametrize("name", ["adamw", "muon"])

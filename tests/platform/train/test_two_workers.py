@@ -13,6 +13,7 @@ import torch.distributed as dist
 
 from ember_platform.train import checkpoint as ck
 from ember_platform.train.loop import train
+from ember_platform.train.optimizer import make_optimizer, set_rate
 from tests.platform.train.fakes import Run, settings
 
 #: ZeRO stage and optimizer.
@@ -73,10 +74,24 @@ def last(folder: Path, way: Way) -> Any:
     return run(place(folder, "last", way), way, place(folder, "alone", way) / "checkpoint-0-000004").weights()
 
 
+def stepping(folder: Path, way: Way) -> Any:
+    """Weights and optimizer state after three steps of equal gradients on every rank, which only the optimizer sees."""
+    torch.manual_seed(0)
+    module = torch.nn.Sequential(*(torch.nn.Linear(a, b) for a, b in ((16, 48), (48, 48), (48, 17), (17, 3))))
+    optimizer = make_optimizer(way[1], module, 0.1)
+    for rate in (0.03, 0.02, 0.01):
+        for parameter in module.parameters():
+            parameter.grad = torch.randn_like(parameter)
+        set_rate(optimizer, rate)
+        optimizer.step()
+    assert all(parameter.grad is not None for parameter in module.parameters())
+    return module.state_dict(), optimizer.state_dict()
+
+
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("two")
-    torch.multiprocessing.spawn(workers, (str(folder), (whole, exchanging)), nprocs=2)
+    torch.multiprocessing.spawn(workers, (str(folder), (whole, exchanging, stepping)), nprocs=2)
     for way in WAYS:
         alone(folder, way)
     torch.multiprocessing.spawn(workers, (str(folder), (last,)), nprocs=2)
@@ -99,6 +114,15 @@ def test_two_workers_equal_one_and_resume_exactly(results: Path, tmp_path: Path,
     assert_close(first, run(tmp_path / "alone", (0, way[1])).weights())
     for name, value in first.items():
         assert torch.equal(again[name], value), name
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_workers_that_share_a_step_out_come_to_what_each_would(results: Path, tmp_path: Path, way: Way) -> None:
+    (weights, state), (mine, kept) = load(results, "stepping", way), stepping(tmp_path, way)
+    assert all(torch.equal(weights[name], value) for name, value in mine.items())
+    assert state["state"].keys() == kept["state"].keys()
+    for number, values in kept["state"].items():
+        assert all(torch.equal(state["state"][number][name], value) for name, value in values.items())
 
 
 @pytest.mark.parametrize("way", WAYS)
