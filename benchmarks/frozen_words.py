@@ -42,10 +42,9 @@ from embervlm.fleet import Robot
 from embervlm.models.heads import Words
 from embervlm.models.layout import segment_mask
 from embervlm.stages import get_stage
-from embervlm.stages.losses import asking_loss, reason_loss
-from embervlm.stages.selection import RobotSelectionModule, selection_inputs
+from embervlm.stages.losses import reason_loss
+from embervlm.stages.selection import RobotSelectionModule, selection_inputs, words_losses
 from embervlm.stages.trusting import Scored, calibrate
-from embervlm.world.ontology import REQUIREMENTS
 
 STAGE = 3
 Padded = tuple[Tensor, Tensor]
@@ -120,16 +119,16 @@ class FrozenModule(RobotSelectionModule):
 
     def forward(self, batch: dict[str, Any], *_: Any) -> dict[str, Tensor]:
         """As stage 3's, of batches with `robots` and `tasks`: states and masks."""
-        scores, reasons, asks = self.scores(batch)
+        scores, reasons, words = self.scores(batch)
         mask = batch["robot_index"] >= 0
-        losses = {
-            "reason_loss": reason_loss(reasons, batch["reason_labels"], mask),
-            "asking_loss": asking_loss(asks[:, len(REQUIREMENTS) :], batch["asked_labels"]),
-        }
+        assert words.asks is not None
+        assert words.lacks is not None
+        losses = {"reason_loss": reason_loss(reasons, batch["reason_labels"], mask)}
+        losses |= words_losses([(words.asks, words.lacks)], batch)
         return self._combine(scores, batch, losses)
 
-    def scores(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor]:
-        """Scores (B, N), reasons and what is asked for."""
+    def scores(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor, Words]:
+        """Scores (B, N), reasons, and what the words tell."""
         model, rows = self.model, batch["robot_index"].clamp_min(0)
         assert model.asking is not None
         assert model.lacking is not None
@@ -140,8 +139,7 @@ class FrozenModule(RobotSelectionModule):
             lacks=model.lacking(*batch["robots"])[rows],
         )
         scores, reasons = model.selection(torch.zeros_like(words.summaries), words)
-        assert words.asks is not None
-        return scores.masked_fill(batch["robot_index"] < 0, -1e4), reasons, words.asks
+        return scores.masked_fill(batch["robot_index"] < 0, -1e4), reasons, words
 
 
 class Frozen:

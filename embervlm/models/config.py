@@ -8,11 +8,11 @@ from typing import Any, ClassVar
 from transformers import AutoConfig, PretrainedConfig
 
 from embervlm.models.sources import MINILM, located
-from embervlm.world.lexicon.asks import KIND, MEDIA, MODES
+from embervlm.world.lexicon.asks import NAMED
 from embervlm.world.ontology import REQUIREMENTS
 
-#: What a task in free words may ask for, by name (`Asks.atoms` of the lexicon), in a fixed order.
-NAMED_KINDS: tuple[str, ...] = (*MEDIA[1:], *(atom for atom in KIND if atom not in MODES))
+#: What a task in free words may ask for, by name (of the lexicon), in a fixed order.
+NAMED_KINDS: tuple[str, ...] = NAMED
 
 #: Special tokens that every tokenizer of an EmberVLM has. The first four are the product's interface; `<|step|>`
 #: opens a reasoning step, `<|robot|>` is a mention of a robot whose referent the pointer chooses.

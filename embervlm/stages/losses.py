@@ -187,16 +187,16 @@ def reason_loss(reasons: Tensor, labels: Tensor, robot_mask: Tensor) -> Tensor:
     return (loss * known).sum() / known.sum() * reasons.shape[3]
 
 
-def asking_loss(asks: Tensor, labels: Tensor) -> Tensor:
-    """Cross-entropy of what a task's words ask for, summed over the kinds.
+def words_loss(told: Tensor, labels: Tensor) -> Tensor:
+    """Cross-entropy of what the words of tasks ask for, or those of robots say is lacking, summed over the kinds.
 
     Args:
-        asks: (B, K or more) log-odds; kinds behind the labels' have no name.
-        labels: (B, K), -1 where a record does not say.
+        told: (…, K or more) log-odds; kinds behind the labels' have no name.
+        labels: (…, K), -1 where a record does not say.
     """
-    asks, known = asks[:, : labels.shape[1]], labels >= 0
-    loss = F.binary_cross_entropy_with_logits(asks, labels.clamp_min(0), reduction="none")
-    return (loss * known).sum() / known.any(1).sum().clamp_min(1)
+    told, known = told[..., : labels.shape[-1]], labels >= 0
+    loss = F.binary_cross_entropy_with_logits(told, labels.clamp_min(0), reduction="none")
+    return (loss * known).sum() / known.any(-1).sum().clamp_min(1)
 
 
 def selection_losses(scores: Tensor, labels: Tensor, robot_mask: Tensor) -> tuple[Tensor, Tensor]:

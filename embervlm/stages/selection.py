@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from embervlm.data.processor import EmberVLMProcessor
 from embervlm.data.prompts import UNKNOWN_TASK, chain_pieces, plan_pieces
@@ -17,7 +18,7 @@ from embervlm.data.schema import Record
 from embervlm.fleet import Fleet, Robot
 from embervlm.models.config import NAMED_KINDS
 from embervlm.stages.base import Batch, Gather, Stage, StageModule, draws
-from embervlm.stages.losses import asking_loss, language_loss, pointer_loss, reason_loss, selection_losses
+from embervlm.stages.losses import language_loss, pointer_loss, reason_loss, selection_losses, words_loss
 from embervlm.stages.trusting import TRAINING, calibrate, finish_direct
 from embervlm.world.ontology import REQUIREMENTS
 
@@ -41,7 +42,7 @@ class RobotSelectionModule(StageModule):
         fleet = model.read_robots(batch["robot_input_ids"], batch["robot_attention_mask"])
         features = self.image_features(batch)
         chained = batch["chain_input_ids"].shape[0] if "chain_input_ids" in batch else 0
-        scores, reasons, asked, losses = [], [], [], {}
+        scores, reasons, words, losses = [], [], [], {}
         for prefix, rows in ((_CHAIN, slice(0, chained)), ("", slice(chained, None))):
             if f"{prefix}input_ids" not in batch:
                 continue
@@ -56,12 +57,12 @@ class RobotSelectionModule(StageModule):
             )
             scores.append(output.scores)
             reasons.append(output.reasons)
-            asked.append(output.context.words.asks)
+            words.append(output.context.words)
             if prefix:
                 losses = chain_losses(model, output, batch)
         losses["reason_loss"] = reason_loss(torch.cat(reasons), batch["reason_labels"], batch["robot_index"] >= 0)
         if model.config.word_kinds:
-            losses["asking_loss"] = asking_loss(torch.cat(asked)[:, len(REQUIREMENTS) :], batch["asked_labels"])
+            losses |= words_losses([(part.asks, part.lacks) for part in words], batch)
         return self._combine(torch.cat(scores), batch, losses)
 
     def _combine(self, scores: Tensor, batch: Batch, losses: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -72,6 +73,16 @@ class RobotSelectionModule(StageModule):
         logged |= {name: value.detach() for name, value in losses.items()}
         first = batch["robot_labels"].gather(1, scores.argmax(1, keepdim=True))
         return {"loss": loss, "accuracy": first.mean(), **logged}
+
+
+def words_losses(words: Sequence[tuple[Tensor, Tensor]], batch: Batch) -> dict[str, Tensor]:
+    """What tasks' words (B, K) ask for and robots' words (B, N, K) say is lacking, of the samples in their parts."""
+    first = len(REQUIREMENTS)
+    asks, lacks = (torch.cat(parts)[..., first:] for parts in zip(*words, strict=True))
+    return {
+        "asking_loss": words_loss(asks, batch["asked_labels"]),
+        "lacking_loss": words_loss(lacks, batch["lacking_labels"]),
+    }
 
 
 def chain_losses(
@@ -142,11 +153,19 @@ class RobotSelection(Stage):
     def evaluate(
         self, module: StageModule, processor: EmberVLMProcessor, records: Sequence[Record], batch_size: int = 64
     ) -> dict[str, float]:
-        """First choice in the labelled set, and exact teams at confidence 0.5."""
+        """First choice in the labelled set, exact teams at confidence 0.5, and the loss of who can do it."""
         scores, labels = score_records(module.model, processor, records, batch_size)
+        losses = [
+            float(F.binary_cross_entropy_with_logits(torch.tensor(s), torch.tensor(y).float()))
+            for s, y in zip(scores, labels, strict=True)
+        ]
         first = [bool(y[s.argmax()]) for s, y in zip(scores, labels, strict=True)]
         exact = [bool(((s > 0) == (y > 0)).all()) for s, y in zip(scores, labels, strict=True)]
-        return {"first_choice": float(np.mean(first)), "team_exact": float(np.mean(exact))}
+        return {
+            "first_choice": float(np.mean(first)),
+            "team_exact": float(np.mean(exact)),
+            "team_loss": float(np.mean(losses)),
+        }
 
     def finish(
         self,
@@ -181,6 +200,7 @@ def selection_inputs(
     batch["robot_labels"] = labels
     batch["reason_labels"] = _reasons(records, fleets, labels.shape)
     batch["asked_labels"] = asked_labels(records)
+    batch["lacking_labels"] = lacking_labels(records, labels.shape[1])
     tasks = [UNKNOWN_TASK if d else r.instruction for r, d in zip(records, no_task, strict=True)]
     return batch, tasks, fleets
 
@@ -207,6 +227,16 @@ def asked_labels(records: Sequence[Record]) -> Tensor:
         if "asks" in record.tags:
             asked[i] = [float(name in record.tags["asks"]) for name in NAMED_KINDS]
     return torch.from_numpy(asked)
+
+
+def lacking_labels(records: Sequence[Record], robots: int) -> Tensor:
+    """Which of `NAMED_KINDS` each robot's words say it lacks (B, N, K), -1 where they or the record do not say."""
+    lacking = np.full((len(records), robots, len(NAMED_KINDS)), -1.0, np.float32)
+    for i, record in enumerate(records):
+        for j, robot in enumerate(record.robots if "told" in record.tags else ()):
+            told = record.tags["told"][robot["name"]]
+            lacking[i, j] = [-1.0 if name in told["unsure"] else float(name in told["lacks"]) for name in NAMED_KINDS]
+    return torch.from_numpy(lacking)
 
 
 def fleet_group(record: Record) -> str:

@@ -12,8 +12,8 @@ from embervlm.data.schema import Record
 from embervlm.models.config import NAMED_KINDS
 from embervlm.models.heads import KindReader, Words, both
 from embervlm.stages import get_stage
-from embervlm.stages.losses import asking_loss
-from embervlm.stages.selection import asked_labels
+from embervlm.stages.losses import words_loss
+from embervlm.stages.selection import asked_labels, lacking_labels
 from embervlm.world.ontology import REQUIREMENTS
 from tests.models.fakes import tiny
 
@@ -74,21 +74,35 @@ def test_what_free_words_ask_for_is_learned_where_a_record_says_it() -> None:
     assert {NAMED_KINDS[i] for i in labels[0].nonzero()[:, 0].tolist()} == {"kg", "high"}
     assert bool((labels[1] == -1).all())
     asks = torch.zeros(2, len(NAMED_KINDS) + 3, requires_grad=True)
-    loss = asking_loss(asks, labels)
+    loss = words_loss(asks, labels)
     loss.backward()
     assert float(loss) == pytest.approx(len(NAMED_KINDS) * 0.6931, rel=1e-3)
     assert asks.grad is not None
     assert float(asks.grad[1].abs().sum() + asks.grad[0, -3:].abs().sum()) == 0
-    assert float(asking_loss(asks, labels[1:].expand(2, -1))) == 0
+    assert float(words_loss(asks, labels[1:].expand(2, -1))) == 0
+
+
+def test_what_robots_lack_is_learned_where_their_words_say_it() -> None:
+    told = {"a": {"lacks": ["high"], "unsure": ["long", "kg"]}, "b": {"lacks": [], "unsure": []}}
+    labels = lacking_labels([record(told=told), record()], 3)
+    assert labels.shape == (2, 3, len(NAMED_KINDS))
+    assert {NAMED_KINDS[i] for i in (labels[0, 0] == 1).nonzero()[:, 0].tolist()} == {"high"}
+    assert {NAMED_KINDS[i] for i in (labels[0, 0] == -1).nonzero()[:, 0].tolist()} == {"long", "kg"}
+    assert bool((labels[0, 1] == 0).all())
+    assert bool((labels[0, 2] == -1).all() and (labels[1] == -1).all())
+    assert float(words_loss(torch.zeros(2, 3, len(NAMED_KINDS) + 1), labels)) == pytest.approx(
+        (len(NAMED_KINDS) - 1) * 0.6931, rel=1e-3
+    )
 
 
 def test_stage_3_trains_the_readers_on_words_alone() -> None:
     model, stage = tiny("bert"), get_stage(3)
     stage.prepare(model, "main")
-    batch = stage.collate(model.processor, [record(asks=["kg"]), record()], 0)
+    told = {name: {"lacks": ["high"], "unsure": []} for name in ("a", "b")}
+    batch = stage.collate(model.processor, [record(asks=["kg"], told=told), record()], 0)
     losses = stage.module(model)(batch)
     losses["loss"].backward()
-    assert "asking_loss" in losses
+    assert {"asking_loss", "lacking_loss"} <= losses.keys()
     for reader in (model.asking, model.lacking):
         assert reader is not None
         assert all(p.grad is not None and bool(p.grad.abs().sum() > 0) for p in reader.parameters())

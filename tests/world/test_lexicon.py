@@ -17,7 +17,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 
 from embervlm.data.schema import Record, to_table
 from embervlm.fleet import default_fleet
-from embervlm.world.lexicon.asks import ALLOWED, ATOMS, KIND, MEDIA, Asks, merge, parse
+from embervlm.world.lexicon.asks import ALLOWED, ATOMS, KIND, MEDIA, NAMED, Asks, merge, parse
 from embervlm.world.lexicon.dataset import build
 from embervlm.world.lexicon.drafts import draft
 from embervlm.world.lexicon.entries import CONTENT, FIELDS, entries, lexicon, rare_words, stems, word_split
@@ -151,6 +151,27 @@ def test_what_is_left_unsaid() -> None:
     assert drone.judge(parse("high stairs rough"))[0] == YES
     assert drone.judge(parse("high storm"))[0] == NO
     assert drone.judge(parse("ground"))[0] == NO
+
+
+def test_what_is_asked_for_by_itself() -> None:
+    drone, diver = Told(frozenset({"air"})), Told(frozenset({"under"}))
+    assert [drone.meets(name) for name in ("dry", "air", "overwater", "ground", "under")] == [YES, YES, YES, NO, NO]
+    assert [diver.meets(name) for name in ("dry", "overwater", "under", "stairs", "dark")] == [NO, NO, YES, YES, YES]
+    assert [drone.meets(name) for name in ("stairs", "hand", "long", "kg")] == [YES, NO, UNSURE, UNSURE]
+    legs = Told(frozenset({"ground"}), 2, {"stairs": True, "rain": False}, (0, 0))
+    assert [legs.meets(name) for name in ("stairs", "rough", "rain", "storm", "kg")] == [YES, YES, NO, NO, NO]
+
+
+def test_who_lacks_what_is_asked_for_is_not_able() -> None:
+    lacking = 0
+    for record in random_fleets():
+        for name, told in record.tags["told"].items():
+            missing = set(record.tags["asks"]) & set(told["lacks"])
+            lacking += bool(missing)
+            assert not (missing and name in record.labels), (record.id, name, missing)
+            assert not set(told["lacks"]) & set(told["unsure"])
+            assert {*told["lacks"], *told["unsure"]} <= set(NAMED)
+    assert lacking > 900
 
 
 def test_records_repeat_and_fit_the_schema() -> None:

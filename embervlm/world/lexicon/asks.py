@@ -35,6 +35,8 @@ KIND: dict[str, str | None] = {
 }  # fmt: skip
 #: Every ability but the load, in a fixed order.
 ATOMS = tuple(atom for atom in KIND if atom != "kg")
+#: All that a task may ask for by name, in a fixed order: a medium in any case, and what else it says.
+NAMED = (*MEDIA, *(atom for atom in KIND if atom not in MODES))
 #: Who has the one has the other.
 IMPLIES = {"rough": "uneven", "storm": "rain", "hand": "grip", "deep": "under"}
 _TERRAIN = ("", "uneven", "rough")
@@ -81,6 +83,11 @@ class Asks:
         found |= {"kg"} if self.kg else set()
         found |= {self.medium} if self.medium != "dry" else set()
         return frozenset(found - {""})
+
+    @property
+    def named(self) -> frozenset[str]:
+        """All that is asked for of `NAMED`."""
+        return self.atoms | {self.medium}
 
     @property
     def special(self) -> bool:

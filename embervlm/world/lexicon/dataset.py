@@ -16,7 +16,7 @@ import numpy as np
 
 from embervlm.data.schema import SPLITS, Record
 from embervlm.fleet import Robot
-from embervlm.world.lexicon.asks import KIND, Asks
+from embervlm.world.lexicon.asks import KIND, NAMED, Asks
 from embervlm.world.lexicon.drafts import Draft, drafts
 from embervlm.world.lexicon.entries import stems
 from embervlm.world.lexicon.five import default_teams, suited
@@ -27,7 +27,7 @@ from embervlm.world.ontology import REQUIREMENTS
 
 SOURCE = "emberwords"
 #: Raised whenever the same arguments would make other records.
-GENERATOR_VERSION = 1
+GENERATOR_VERSION = 2
 #: The share of records with the default five, of these the share in their published words, and of team tasks.
 DEFAULT_SHARE = 0.34
 _PLAIN_SHARE = 0.4
@@ -213,7 +213,8 @@ def _finished(
         "category": parts[0].sort,
         "fleet": team.key,
         "free_words": True,
-        "asks": sorted(frozenset().union(*(part.asks.atoms for part in parts))),
+        "asks": sorted(frozenset().union(*(part.asks.named for part in parts))),
+        "told": _told(team),
         "phrases": [entry.text for part in parts for entry in part.phrases],
     }
     if len(parts) == 1 and not default and all(KIND.get(atom, "medium") for atom in parts[0].asks.atoms):
@@ -232,6 +233,19 @@ def _finished(
         labels=names,
         tags=tags,
     )
+
+
+@lru_cache(maxsize=4096)
+def _told(team: Team) -> dict[str, dict[str, list[str]]]:
+    """What each robot's description says it lacks, and what it leaves open, of all that may be asked for."""
+    found = {}
+    for robot, told in zip(team.robots, team.told, strict=True):
+        verdicts = {name: told.meets(name) for name in NAMED}
+        found[robot.name] = {
+            key: [name for name, verdict in verdicts.items() if verdict == wanted]
+            for key, wanted in (("lacks", NO), ("unsure", UNSURE))
+        }
+    return found
 
 
 def _reasons(team: Team, asks: Asks) -> dict[str, object]:

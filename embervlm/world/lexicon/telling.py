@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import random
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
 from embervlm.fleet import Robot
-from embervlm.world.lexicon.asks import ATOMS, IMPLIES, MODES, Asks
+from embervlm.world.lexicon.asks import ATOMS, IMPLIES, MEDIA, MODES, Asks, parse
 from embervlm.world.lexicon.entries import lines, rare_words, split_phrases, text_split
 from embervlm.world.lexicon.slips import slip
 
@@ -73,6 +73,14 @@ class Told:
         if kg[1] <= self.kg[0]:
             return YES
         return NO if kg[0] > self.kg[1] * SLACK else UNSURE
+
+    def meets(self, name: str) -> int:
+        """YES, UNSURE or NO for one of `NAMED` and nothing else, asked of the robot where it is at home."""
+        if name in MEDIA:
+            return self.judge(Asks(name))[0]
+        if name == "kg":
+            return NO if self.kg is not None and self.kg[1] == 0 else UNSURE
+        return max(self.judge(replace(parse(name), medium=mode))[0] for mode in self.media)
 
     def judge(self, asks: Asks) -> tuple[int, frozenset[str]]:
         """The verdict on a task, and what is lacking (of the mode in which least is); of `ATOMS` or "kg"."""
