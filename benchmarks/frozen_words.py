@@ -7,6 +7,10 @@ text side knows of words that no lexicon has cannot be forgotten. Trained are th
 similarity and the score's bias, with stage 3's losses; the selection tokens add nothing yet, so that the model's score
 is exactly the one trained here. The best weights are those of the best validation, whose words and forms training never
 sees. What is kept is a model folder, from which stage 3 can go on (`--resume_from`).
+
+With `--robot_data` the public files are answered twice: by the best weights, which never saw any of them, and in five
+folds by task, for as many seeds as `--fold_seeds` says, by those weights after some steps on the other four folds.
+Beside these stand majority and TF-IDF + logistic regression on the same folds.
 """
 
 from __future__ import annotations
@@ -37,7 +41,7 @@ from ember_platform.train.setup import new_model
 from embervlm import EmberVLM, EmberVLMProcessor
 from embervlm.data.prompts import robot_text
 from embervlm.data.schema import Record
-from embervlm.evaluation.baselines import labels_of
+from embervlm.evaluation.baselines import Answers, answer_figures, fold_answers, labels_of, majority, team_of, tfidf
 from embervlm.fleet import Robot
 from embervlm.models.heads import Words
 from embervlm.models.layout import segment_mask
@@ -56,16 +60,19 @@ def main() -> int:
     flags.add_argument("--config", default="configs/words.yaml")
     flags.add_argument("--name", required=True, help="of the trial: its folder in --out")
     flags.add_argument("--out", default="outputs/frozen_words")
-    flags.add_argument("--steps", type=int, default=1500)
+    flags.add_argument("--steps", type=int, default=1200)
     flags.add_argument("--tasks", type=int, default=64, help="records of a step")
-    flags.add_argument("--records", type=int, default=6144, help="records of the train split that are read")
-    flags.add_argument("--judged", type=int, default=256, help="records of the other splits that are read")
-    flags.add_argument("--rate", type=float, default=1e-3, help="the peak learning rate")
+    flags.add_argument("--records", type=int, default=8192, help="records of the train split that are read")
+    flags.add_argument("--judged", type=int, default=512, help="records of the other splits that are read")
+    flags.add_argument("--rate", type=float, default=4e-3, help="the peak learning rate")
     flags.add_argument("--word_dropout", type=float, default=0.15, help="share of tokens that a step does not see")
     flags.add_argument("--state_dropout", type=float, default=0.1, help="share of the states' entries set to zero")
     flags.add_argument("--every", type=int, default=250, help="steps between two judgements")
     flags.add_argument("--threads", type=int, default=2)
     flags.add_argument("--robot_data", help="the public robot-selection files: a JSON file or a folder; only judged on")
+    flags.add_argument("--fold_seeds", type=int, default=5, help="times that the public files are folded anew")
+    flags.add_argument("--fold_steps", type=int, default=60, help="steps on four folds, of 32 records each")
+    flags.add_argument("--fold_rate", type=float, default=1e-3, help="their peak learning rate")
     flags.add_argument("overrides", nargs="*", help="dotted.key=value of the configuration")
     given = flags.parse_args()
     torch.set_num_threads(given.threads)
@@ -73,9 +80,12 @@ def main() -> int:
     trial = Frozen(load_config(given.config, settings), given)
     trial.train()
     sets = {"public": public(given.robot_data)} if given.robot_data else {}
+    folded = trial.folded(sets["public"]) if sets else {}
     sets["test words"] = trial.split("test")
     found = trial.whole(by_fleet(sets))
-    print(json.dumps({"name": given.name, "rows": trial.rows, "best": found, "arguments": vars(given)}))
+    told = {"name": given.name, "rows": trial.rows, "best": found, "folds": folded, "arguments": vars(given)}
+    (trial.folder / "told.json").write_text(json.dumps(told, indent=1))
+    print(json.dumps(told))
     return 0
 
 
@@ -165,6 +175,7 @@ class Frozen:
         self.tasks = States(self.model, self.processor, start)
         self.records = {name: self.split(name) for name in ("train", "validation")}
         self.rows: list[dict[str, Any]] = []
+        self.best: dict[str, Tensor] = {}
         self.spent = 0.0
 
     def split(self, name: str) -> list[Record]:
@@ -244,12 +255,45 @@ class Frozen:
             row[name] = round(float(np.mean(right)), 4)
         row["validation"] = round(float(np.mean([row[name] for name in sets])), 4)
         if row["validation"] > max((r["validation"] for r in self.rows), default=-1.0):
+            self.best = {n: p.detach().clone() for n, p in self.model.named_parameters() if p.requires_grad}
             calibrate(self.model, {"text": Scored(scores, labels)})
             self.model.save_pretrained(self.folder / "best")
             self.processor.save_pretrained(self.folder / "best")
         self.rows.append(row)
         print(json.dumps(row), flush=True)
         (self.folder / "rows.json").write_text(json.dumps(self.rows, indent=1))
+
+    def folded(self, records: Sequence[Record]) -> dict[str, dict[str, list[float]]]:
+        """Figures of the public files by who answers, a value per seed; nobody saw the task that is asked."""
+        self.robots.read([robot_text(Robot.from_dict(r)) for record in records for r in record.robots])
+        self.tasks.read([record.instruction for record in records])
+        found: dict[str, dict[str, list[float]]] = {}
+        for seed in range(self.given.fold_seeds):
+            for name, learner in (("model", self.fine_tuned), ("tfidf", tfidf), ("majority", majority)):
+                figures = answer_figures(fold_answers(records, learner, seed=seed), records)
+                for figure, value in figures.items():
+                    found.setdefault(name, {}).setdefault(figure, []).append(round(value, 4))
+        for name, values in found.items():
+            print(name, {figure: round(float(np.mean(v)), 4) for figure, v in values.items()}, flush=True)
+        return found
+
+    def fine_tuned(self, known: Sequence[Record], asked: Sequence[Record]) -> Answers:
+        """Answers of the best weights after some steps on the known records."""
+        self.model.load_state_dict(self.best, strict=False)
+        optimizer = make_optimizer("adamw", self.module, self.settings.weight_decay)
+        rng, steps = np.random.default_rng(self.config.seed), self.given.fold_steps
+        for step in range(steps):
+            seed_step(self.config.seed, STAGE, 1, step, 0)
+            chosen = rng.choice(len(known), min(32, len(known)), replace=False)
+            self.module(self.batch([known[i] for i in chosen], self.given.word_dropout))["loss"].backward()
+            set_rate(optimizer, learning_rate(step, steps, self.given.fold_rate, 0.1, 0.05))
+            optimizer.step()
+            optimizer.zero_grad()
+        with torch.inference_mode():
+            scores, _, _ = self.module.scores(self.batch(asked))
+        own = [row[: len(record.robots)].double().numpy() for row, record in zip(scores, asked, strict=True)]
+        sure = [1 / (1 + np.exp(-row)) for row in own]
+        return Answers(sure, [team_of(row) for row in sure], own)
 
     def whole(self, sets: dict[str, list[Record]]) -> dict[str, float]:
         """First choices of the best weights as a whole model, its words read as they come."""
