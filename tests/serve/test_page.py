@@ -66,12 +66,12 @@ def done(page: Page) -> None:
 def test_a_picture_of_ours_a_task_and_the_answer(page: Page, server: PageServer) -> None:
     page.click("#ours button >> nth=0")
     page.wait_for_selector("#preview:not([hidden])")
-    assert page.input_value("#task") == "Measure the area near the glass insulator"
+    assert page.input_value("#task") == "Please take a close look at the insulator and see what state it is in"
     page.click("#ask")
     done(page)
     asked = server.asked[0]
     assert asked == {
-        "task": "Measure the area near the glass insulator",
+        "task": "Please take a close look at the insulator and see what state it is in",
         "reasoning": "true",
         "attention": "true",
         "image": (PAGE / "scene-flooded-pit.jpg").stat().st_size,
