@@ -66,18 +66,18 @@ def main() -> int:
     flags.add_argument("--judged", type=int, default=512, help="records of the other splits that are read")
     flags.add_argument("--rate", type=float, default=4e-3, help="the peak learning rate")
     flags.add_argument("--word_dropout", type=float, default=0.15, help="share of tokens that a step does not see")
-    flags.add_argument("--state_dropout", type=float, default=0.1, help="share of the states' entries set to zero")
+    flags.add_argument("--state_dropout", type=float, default=0.2, help="share of the states' entries set to zero")
     flags.add_argument("--every", type=int, default=250, help="steps between two judgements")
     flags.add_argument("--threads", type=int, default=2)
     flags.add_argument("--robot_data", help="the public robot-selection files: a JSON file or a folder; only judged on")
     flags.add_argument("--fold_seeds", type=int, default=5, help="times that the public files are folded anew")
-    flags.add_argument("--fold_steps", type=int, default=60, help="steps on four folds, of 32 records each")
-    flags.add_argument("--fold_rate", type=float, default=1e-3, help="their peak learning rate")
+    flags.add_argument("--fold_steps", type=int, default=120, help="steps on four folds, of 32 records each")
+    flags.add_argument("--fold_rate", type=float, default=2e-3, help="their peak learning rate")
     flags.add_argument("overrides", nargs="*", help="dotted.key=value of the configuration")
     given = flags.parse_args()
     torch.set_num_threads(given.threads)
-    settings = [f"stages.3.batch_size={given.tasks}", "stages.3.max_steps=null", *given.overrides]
-    trial = Frozen(load_config(given.config, settings), given)
+    settings = [f"stages.3.batch_size={given.tasks}", "stages.3.max_steps=null", "stages.3.weight_decay=0.5"]
+    trial = Frozen(load_config(given.config, [*settings, *given.overrides]), given)
     trial.train()
     sets = {"public": public(given.robot_data)} if given.robot_data else {}
     folded = trial.folded(sets["public"]) if sets else {}
