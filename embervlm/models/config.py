@@ -82,6 +82,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "fusion_hidden": 1024,
         "projection_dim": 256,
         "similarity": 10.0,
+        "word_kinds": 64,
     },
     "embervlm-48m": {
         "vision_name": "repvit_m1_5",
