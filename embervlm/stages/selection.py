@@ -233,9 +233,10 @@ def lacking_labels(records: Sequence[Record], robots: int) -> Tensor:
     """Which of `NAMED_KINDS` each robot's words say it lacks (B, N, K), -1 where they or the record do not say."""
     lacking = np.full((len(records), robots, len(NAMED_KINDS)), -1.0, np.float32)
     for i, record in enumerate(records):
-        for j, robot in enumerate(record.robots if "told" in record.tags else ()):
-            told = record.tags["told"][robot["name"]]
-            lacking[i, j] = [-1.0 if name in told["unsure"] else float(name in told["lacks"]) for name in NAMED_KINDS]
+        for j, robot in enumerate(record.robots):
+            if (told := record.tags.get("told", {}).get(robot["name"])) is not None:
+                unsure, lacks = set(told["unsure"]), set(told["lacks"])
+                lacking[i, j] = [-1.0 if name in unsure else float(name in lacks) for name in NAMED_KINDS]
     return torch.from_numpy(lacking)
 
 

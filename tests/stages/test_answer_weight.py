@@ -28,7 +28,7 @@ def corrected(seed: int, helpful: float, noise: float = 0.0, records: int = 64, 
 
 
 @settings(max_examples=15, deadline=None)
-@given(st.integers(0, 10_000), st.sampled_from([8, 64]))
+@given(st.integers(0, 10_000), st.sampled_from([32, 64]))
 def test_a_harmful_correction_is_turned_off_and_a_helpful_one_is_kept(seed: int, records: int) -> None:
     harmful = choose_weight({"picture_reasoned": corrected(seed, -0.5, records=records)})
     assert harmful["answer_weight"] == 0
