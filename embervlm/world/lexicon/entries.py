@@ -17,8 +17,8 @@ from embervlm.world.lexicon.asks import Asks, around, parse
 
 TABLES = Path(__file__).parent / "tables"
 TASK_FILES = (
-    "jobs_home.txt", "jobs_outdoor.txt", "jobs_industry.txt", "jobs_motion.txt", "things.txt", "places.txt", "loads.txt",
-    "people.txt", "modifiers.txt", "remarks.txt", "frames.txt",
+    "jobs_home.txt", "jobs_outdoor.txt", "jobs_industry.txt", "jobs_motion.txt", "things.txt", "places.txt",
+    "loads.txt", "people.txt", "modifiers.txt", "remarks.txt", "frames.txt",
 )  # fmt: skip
 #: Sections of phrases that carry meaning; the others are forms.
 CONTENT = ("job", "thing", "place", "load", "sought", "modifier", "denial")
