@@ -205,6 +205,22 @@ class TeacherConfig(Section):
     top_k: int = Field(default=16, ge=1, description="log-probabilities kept per token, at least 1")
 
 
+class WordsConfig(Section):
+    """Readers of words, trained on a frozen text side (jobs/train_words.py) with stage 3's records and losses."""
+
+    steps: int = Field(default=1200, ge=1, description="optimizer steps, at least 1")
+    batch_size: int = Field(default=64, ge=1, description="tasks of a step, at least 1")
+    learning_rate: float = Field(default=4e-3, gt=0, description="peak learning rate, above 0")
+    weight_decay: float = Field(default=0.5, ge=0, description="weight decay of matrices, at least 0")
+    warmup_ratio: float = Field(default=0.05, ge=0, le=1, description="share of the steps that warm up, 0 to 1")
+    min_lr_ratio: float = Field(
+        default=0.05, ge=0, le=1, description="last learning rate as a share of the peak, 0 to 1"
+    )
+    word_dropout: float = Field(default=0.15, ge=0, lt=1, description="share of tokens that a step does not see")
+    state_dropout: float = Field(default=0.2, ge=0, lt=1, description="share of the states' entries set to zero")
+    eval_every: int = Field(default=200, ge=1, description="steps between validations, at least 1")
+
+
 class EvaluationConfig(Section):
     """What is measured on the test split."""
 
@@ -274,6 +290,7 @@ class RunConfig(Section):
     stages: dict[StageKey, StageConfig] = Field(default={}, description='"0" … "4" → the settings of that stage')
     tracking: TrackingConfig = Field(default=TrackingConfig(), description="MLflow and Weights & Biases")
     teacher: TeacherConfig = Field(default=TeacherConfig(), description="distillation of stage 2")
+    words: WordsConfig = Field(default=WordsConfig(), description="readers of words on a frozen text side")
     evaluation: EvaluationConfig = Field(default=EvaluationConfig(), description="the test split")
     figures: FiguresConfig = Field(default=FiguresConfig(), description="figures, reports, energy")
     registry: RegistryConfig = Field(default=RegistryConfig(), description="names and the gate")

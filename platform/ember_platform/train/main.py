@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from types import FrameType
 
 from ember_platform import storage
-from ember_platform.config import ConfigError
+from ember_platform.config import ConfigError, load_config
 from ember_platform.data.manifest import DataError
 from ember_platform.storage import StorageError
 from ember_platform.train import flags, folders
@@ -68,6 +68,28 @@ def folds(made: argparse.ArgumentParser, arguments: Sequence[str] | None = None)
         return 130
     print(f"{content['samples']} records in {config.data.robot_folds} folds, percent, ± deviation over folds")
     print(f"{table(content)}\n→ {storage.join(config.output_dir, folders.METRICS)}", flush=True)
+    return 0
+
+
+def words(made: argparse.ArgumentParser, arguments: Sequence[str] | None = None) -> int:
+    """Run the job that trains readers of words; exit codes as `main`."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    from ember_platform.train.words import NAME, shown, train_words
+
+    try:
+        given = made.parse_intermixed_args(arguments)
+        left = [f"output_dir={storage.absolute(given.output_dir)}"] if given.output_dir else []
+        config = load_config(given.config, [*left, *given.overrides])
+        content = train_words(config, say=_say)
+    except _TOLD as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted; nothing is left, the same command begins again", file=sys.stderr, flush=True)
+        return 130
+    for name, figures in (("the model", content["metrics"]), ("baselines", content["baselines"])):
+        print(f"{name}, first choice on the test split: {', '.join(map(shown, figures.items()))}")
+    print(f"→ {storage.join(config.output_dir, NAME, folders.FINAL)}", flush=True)
     return 0
 
 
