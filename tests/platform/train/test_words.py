@@ -1,0 +1,91 @@
+"""Readers of words: what is trained is what the whole model then says, and nothing else of it moves."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from ember_platform.config import RunConfig, load_config
+from ember_platform.train.plan import PlanError
+from ember_platform.train.words import WordsTrainer, by_fleet
+from embervlm import EmberVLM
+from embervlm.data.schema import Record
+from embervlm.world.lexicon.dataset import build
+from tests.models.fakes import tiny
+
+CONFIG = Path(__file__).parents[3] / "configs" / "words.yaml"
+
+
+def config(**words: float) -> RunConfig:
+    return load_config(CONFIG, ["device=cpu", *(f"words.{name}={value}" for name, value in words.items())])
+
+
+def readers() -> EmberVLM:
+    """A model whose selection tokens add nothing yet, as a new one of the preset."""
+    model = tiny("bert")
+    assert model.asking is not None
+    assert model.lacking is not None
+    model.selection.start_as_similarity(2.0)
+    model.reference.start_as_mean()
+    for reader in (model.asking, model.lacking):
+        reader.start_quiet()
+    return model
+
+
+@pytest.fixture(scope="module")
+def records() -> list[Record]:
+    return [record for record in build("train", 40, 0) if len(record.robots) < 9]
+
+
+def chunks(records: list[Record]) -> Iterator[list[Record]]:
+    return (list(part) for part in itertools.cycle([records[:8], records[8:16]]))
+
+
+def test_the_whole_model_says_what_its_readers_were_trained_to(records: list[Record]) -> None:
+    model = readers()
+    trainer = WordsTrainer(config(steps=12, eval_every=6, learning_rate=0.02), model, model.processor, lambda _: None)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    trainer.read(records)
+    sets = by_fleet(records[16:])
+    trainer.train(chunks(records), sets)
+    assert [row["step"] for row in trainer.rows] == [0, 6, 12]
+    assert trainer.rows[-1]["lacking_loss"] < trainer.rows[1]["lacking_loss"]
+    moved = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
+    assert all(
+        name.startswith(("asking.", "lacking.", "selection.score.bias", "selection.closeness")) for name in moved
+    )
+    best = max(row["first_choice"] for row in trainer.rows)
+    assert np.mean([trainer.right(some) for some in sets.values()]) == pytest.approx(best, abs=1e-4)
+    requests = [{"image": None, "task": r.instruction, "fleet": r.robots} for r in records[:6]]
+    for mine, whole in zip(trainer.scores(records[:6]), model.score_many(requests), strict=True):
+        np.testing.assert_allclose(mine, whole, atol=2e-2)  # states are kept in half precision
+
+
+def test_a_hidden_word_is_not_read(records: list[Record]) -> None:
+    model = readers()
+    trainer = WordsTrainer(config(), model, model.processor)
+    trainer.read(records[:2])
+    texts = [record.instruction for record in records[:2]]
+    _, whole = trainer.tasks.padded(texts)
+    torch.manual_seed(0)
+    _, some = trainer.tasks.padded(texts, 0.5)
+    assert bool(some[:, 0].all())
+    assert bool((some <= whole).all())
+    assert int(some.sum()) < int(whole.sum())
+
+
+def test_a_model_without_readers_is_refused() -> None:
+    model = tiny()
+    with pytest.raises(PlanError, match=r"model\.word_kinds: 0"):
+        WordsTrainer(config(), model, model.processor)
+
+
+def test_tasks_that_anybody_can_do_judge_nothing(records: list[Record]) -> None:
+    found = by_fleet(records)
+    assert set(found) == {"the five", "free fleets"}
+    assert all(0 < len(r.labels) < len(r.robots) for some in found.values() for r in some)
