@@ -34,6 +34,7 @@ from ember_platform.train.optimizer import make_optimizer, set_rate
 from ember_platform.train.precision import resolve_precision
 from ember_platform.train.schedule import learning_rate, seed_step
 from ember_platform.train.setup import new_model
+from ember_platform.train.words import by_fleet
 from embervlm import EmberVLM, EmberVLMProcessor
 from embervlm.data.readers.base import Dataset, Found, LocalFiles
 from embervlm.data.readers.robot_selection import parts, read
@@ -67,7 +68,7 @@ def main() -> int:
     rows = {"test words": trial.split("test", None)}
     if given.robot_data:
         rows["public"] = public(given.robot_data)
-    found = {name: trial.best(records) for name, records in by_fleet(rows).items()}
+    found = {name: trial.best(records) for name, records in parted(rows).items()}
     print(json.dumps({"name": given.name, "rows": trial.rows, "best": found, "settings": given.overrides}))
     return 0
 
@@ -80,15 +81,9 @@ def public(folder: str) -> list[Record]:
     ]
 
 
-def by_fleet(rows: dict[str, list[Record]]) -> dict[str, list[Record]]:
+def parted(rows: dict[str, list[Record]]) -> dict[str, list[Record]]:
     """Each set apart by its fleets: the default five in any words, and all others."""
-    found: dict[str, list[Record]] = {}
-    for name, records in rows.items():
-        for record in records:
-            if record.labels and len(record.labels) < len(record.robots):
-                five = str(record.tags.get("fleet", "default")).startswith("default")
-                found.setdefault(f"{name}, {'the five' if five else 'free fleets'}", []).append(record)
-    return found
+    return {f"{name}, {kind}": some for name, records in rows.items() for kind, some in by_fleet(records).items()}
 
 
 def judged(model: EmberVLM, processor: EmberVLMProcessor, rows: dict[str, list[Record]]) -> dict[str, float]:
@@ -124,7 +119,7 @@ class Trial:
             self.model.pretrained_parameters(),
             self.settings.pretrained_rate,
         )
-        self.validation = by_fleet({"validation": self.split("validation", judged_records)})
+        self.validation = parted({"validation": self.split("validation", judged_records)})
         self.rows: list[dict[str, Any]] = []
         self.step, self.spent = 0, 0.0
 
