@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from embervlm.data.processor import EmberVLMProcessor
 from embervlm.data.prompts import UNKNOWN_TASK, chain_pieces, plan_pieces
 from embervlm.data.schema import Record
+from embervlm.evaluation.calibration import binary_nll
 from embervlm.fleet import Fleet, Robot
 from embervlm.models.config import NAMED_KINDS
 from embervlm.stages.base import Batch, Gather, Stage, StageModule, draws
@@ -155,10 +155,7 @@ class RobotSelection(Stage):
     ) -> dict[str, float]:
         """First choice in the labelled set, exact teams at confidence 0.5, and the loss of who can do it."""
         scores, labels = score_records(module.model, processor, records, batch_size)
-        losses = [
-            float(F.binary_cross_entropy_with_logits(torch.tensor(s), torch.tensor(y).float()))
-            for s, y in zip(scores, labels, strict=True)
-        ]
+        losses = [binary_nll(s, y) for s, y in zip(scores, labels, strict=True)]
         first = [bool(y[s.argmax()]) for s, y in zip(scores, labels, strict=True)]
         exact = [bool(((s > 0) == (y > 0)).all()) for s, y in zip(scores, labels, strict=True)]
         return {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import FrameType
 
 from ember_platform import storage
@@ -26,9 +26,10 @@ _TOLD = (ConfigError, DataError, PlanError, ReaderError, StorageError, TrainingE
 
 def main(made: argparse.ArgumentParser, arguments: Sequence[str] | None = None) -> int:
     """Run a training job; returns its exit code: 0 all done, 1 with problems, 2 could not be done, 130 interrupted."""
-    signal.signal(signal.SIGTERM, _interrupt)
     request: flags.Request | None = None
-    try:
+
+    def work() -> int:
+        nonlocal request
         request = flags.parse(made, arguments)
         if request.dry_run:
             numbers = wanted_stages(request.config, request.stages)
@@ -36,20 +37,16 @@ def main(made: argparse.ArgumentParser, arguments: Sequence[str] | None = None) 
             print("\n".join(plan_lines(request.config, numbers, start)))
             return 0
         outcome = run_pipeline(request.config, request.stages, resume_from=request.resume_from, say=_say)
-    except _TOLD as error:
-        print(f"error: {error}", file=sys.stderr, flush=True)
-        return 2
-    except KeyboardInterrupt:
-        print(_where_it_stands(request), file=sys.stderr, flush=True)
-        return 130
-    print("\n".join(closing_lines(request.config, outcome)), flush=True)
-    return 1 if outcome.problems else 0
+        print("\n".join(closing_lines(request.config, outcome)), flush=True)
+        return 1 if outcome.problems else 0
+
+    return _job(work, lambda: _where_it_stands(request))
 
 
 def folds(made: argparse.ArgumentParser, arguments: Sequence[str] | None = None) -> int:
     """Run the cross-validation job; exit codes as `main`."""
-    signal.signal(signal.SIGTERM, _interrupt)
-    try:
+
+    def work() -> int:
         request = flags.parse(made, arguments)
         config = request.config
         check_folds(config)
@@ -60,37 +57,41 @@ def folds(made: argparse.ArgumentParser, arguments: Sequence[str] | None = None)
             print("\n".join([f"{config.data.robot_folds} folds; the first:", *lines]))
             return 0
         content = run_folds(config, request.resume_from, say=_say)
-    except _TOLD as error:
-        print(f"error: {error}", file=sys.stderr, flush=True)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on with the fold that was at work", file=sys.stderr, flush=True)
-        return 130
-    print(f"{content['samples']} records in {config.data.robot_folds} folds, percent, ± deviation over folds")
-    print(f"{table(content)}\n→ {storage.join(config.output_dir, folders.METRICS)}", flush=True)
-    return 0
+        print(f"{content['samples']} records in {config.data.robot_folds} folds, percent, ± deviation over folds")
+        print(f"{table(content)}\n→ {storage.join(config.output_dir, folders.METRICS)}", flush=True)
+        return 0
+
+    return _job(work, lambda: "interrupted; the same command goes on with the fold that was at work")
 
 
 def words(made: argparse.ArgumentParser, arguments: Sequence[str] | None = None) -> int:
     """Run the job that trains readers of words; exit codes as `main`."""
-    signal.signal(signal.SIGTERM, _interrupt)
     from ember_platform.train.words import NAME, shown, train_words
 
-    try:
+    def work() -> int:
         given = made.parse_intermixed_args(arguments)
         left = [f"output_dir={storage.absolute(given.output_dir)}"] if given.output_dir else []
         config = load_config(given.config, [*left, *given.overrides])
         content = train_words(config, say=_say)
+        for name, figures in (("the model", content["metrics"]), ("baselines", content["baselines"])):
+            print(f"{name}, first choice on the test split: {', '.join(map(shown, figures.items()))}")
+        print(f"→ {storage.join(config.output_dir, NAME, folders.FINAL)}", flush=True)
+        return 0
+
+    return _job(work, lambda: "interrupted; nothing is left, the same command begins again")
+
+
+def _job(work: Callable[[], int], interrupted: Callable[[], str]) -> int:
+    """Do a job's work; a fault that a user can act on is one line, an interrupt says where the job stands."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        return work()
     except _TOLD as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         return 2
     except KeyboardInterrupt:
-        print("interrupted; nothing is left, the same command begins again", file=sys.stderr, flush=True)
+        print(interrupted(), file=sys.stderr, flush=True)
         return 130
-    for name, figures in (("the model", content["metrics"]), ("baselines", content["baselines"])):
-        print(f"{name}, first choice on the test split: {', '.join(map(shown, figures.items()))}")
-    print(f"→ {storage.join(config.output_dir, NAME, folders.FINAL)}", flush=True)
-    return 0
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

@@ -23,7 +23,6 @@ from ember_platform import storage
 from ember_platform.config import RunConfig
 from ember_platform.data.ingest import prepare
 from ember_platform.data.manifest import Manifest
-from ember_platform.data.rows import Rows
 from ember_platform.data.steps import plan_of
 from ember_platform.train import folders
 from ember_platform.train.engine import autocast
@@ -31,7 +30,7 @@ from ember_platform.train.optimizer import make_optimizer, set_rate
 from ember_platform.train.plan import PlanError
 from ember_platform.train.precision import resolve_precision
 from ember_platform.train.schedule import learning_rate, seed_step
-from ember_platform.train.setup import device_of, new_model
+from ember_platform.train.setup import device_of, new_model, split_records
 from embervlm import EmberVLM, EmberVLMProcessor
 from embervlm.data.prompts import robot_text
 from embervlm.data.schema import Record
@@ -41,6 +40,7 @@ from embervlm.fleet import Robot
 from embervlm.models.heads import Words
 from embervlm.models.layout import segment_mask
 from embervlm.stages import get_stage
+from embervlm.stages.base import to_device
 from embervlm.stages.losses import reason_loss
 from embervlm.stages.selection import RobotSelectionModule, selection_inputs, words_losses
 from embervlm.stages.trusting import TRAINING, calibrate, finish_direct
@@ -169,8 +169,7 @@ class WordsTrainer:
         if dropout:
             share = self.config.words.state_dropout
             robots, asked = ((nn.functional.dropout(states, share), mask) for states, mask in (robots, asked))
-        moved = {k: v.to(self.model.device) if isinstance(v, Tensor) else v for k, v in batch.items()}
-        return moved | {"robots": robots, "tasks": asked}
+        return to_device(batch, self.model.device) | {"robots": robots, "tasks": asked}
 
     def train(self, batches: Iterator[Sequence[Record]], validation: Mapping[str, Sequence[Record]]) -> None:
         """All steps; judged at the start and every so many. The model ends with its best weights, also in `best`.
@@ -281,7 +280,9 @@ def train_words(config: RunConfig, say: Callable[[str], None] = print) -> dict[s
     """
     trainer = WordsTrainer(config, *new_model(config), say)
     manifest = prepare(config, runner=lambda jobs, make: map(make, jobs), say=say)
-    records = {name: _split(manifest, name) for name in ("train", "validation", "test")}
+    records = {
+        name: split_records(manifest, STAGE, name, None, config.seed) for name in ("train", "validation", "test")
+    }
     for name, some in records.items():
         began = time.perf_counter()
         trainer.read(some)
@@ -308,8 +309,3 @@ def train_words(config: RunConfig, say: Callable[[str], None] = print) -> dict[s
     }
     folders.write_json(storage.join(folder, folders.METRICS), content)
     return content
-
-
-def _split(manifest: Manifest, name: str) -> list[Record]:
-    rows = Rows(manifest.paths(STAGE, name))
-    return rows.take(range(len(rows)))
