@@ -50,6 +50,7 @@ class Alignment(Stage):
 
     number, name, kind = 1, "align", "caption"
     exchanges = ("main",)
+    judged = MappingProxyType({"retrieval_1_of_64": "max"})
     metric = "retrieval_1_of_64"
     weights = MappingProxyType({"contrastive": 0.5, "captioning": 0.5})
 

@@ -9,7 +9,7 @@ import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -65,13 +65,19 @@ class Stage(ABC):
     trains_vision: tuple[str, ...] = ()
     #: Phases whose loss exchanges rows between workers (`gather`).
     exchanges: tuple[str, ...] = ()
-    #: Validation metric by which the best checkpoint is kept.
+    #: Validation metrics by which models can be compared, and which way is better.
+    judged: Mapping[str, Literal["max", "min"]]
+    #: That of them by which the best checkpoint is kept; a configuration may name another (`get_stage(n, best=…)`).
     metric: str
-    mode: str = "max"
-    #: The loss terms' weights; a configuration may set others (`get_stage(n, losses)`).
+    #: The loss terms' weights; a configuration may set others (`get_stage(n, losses=…)`).
     weights: Mapping[str, float] = MappingProxyType({})
     #: Training records that `finish` compares others with.
     compared: int = 0
+
+    @property
+    def mode(self) -> Literal["max", "min"]:
+        """Which way `metric` is better."""
+        return self.judged[self.metric]
 
     @abstractmethod
     def trained(self, model: EmberVLM, phase: str) -> list[nn.Module | nn.Parameter]:

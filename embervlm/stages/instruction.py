@@ -72,6 +72,7 @@ class Instruction(Stage):
     """Fusion and language learn to answer questions about pictures."""
 
     number, name, kind = 2, "instruction", "instruction"
+    judged = MappingProxyType({"answer_accuracy": "max"})
     metric = "answer_accuracy"
     weights = MappingProxyType({"sft": 0.7, "distillation": 0.3})
     #: Share of training questions whose picture is withheld, so that the model also knows to do without.

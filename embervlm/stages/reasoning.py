@@ -157,6 +157,9 @@ class Reasoning(Stage):
     phases = ("modules", "joint")
     exchanges = ("joint",)
     trains_vision = ("joint",)
+    judged = MappingProxyType(
+        dict.fromkeys(("first_choice", "first_choice_direct", "chain_complete", "chain_consistent"), "max")
+    )
     metric = "first_choice"
     compared = TRAINING
     weights = MappingProxyType({"reasoning": 0.4, "consistency": 0.2, "answer": 0.6, "grounding": 0.1})

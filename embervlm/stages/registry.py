@@ -16,11 +16,16 @@ STAGES: dict[int, type[Stage]] = {
 }
 
 
-def get_stage(number: int, losses: Mapping[str, float] | None = None) -> Stage:
+def get_stage(number: int, losses: Mapping[str, float] | None = None, best: str | None = None) -> Stage:
     """The stage of a number, with some of its loss terms' weights set.
 
+    Args:
+        number: of the stage.
+        losses: loss term → its weight; not named: the stage's own.
+        best: validation metric by which the best checkpoint is kept; None: the stage's own.
+
     Raises:
-        ValueError: there is no such stage or term; the message lists those there are.
+        ValueError: there is no such stage, term or metric; the message lists those there are.
     """
     if number not in STAGES:
         raise ValueError(f"stage: {number!r} is not one of {', '.join(map(str, sorted(STAGES)))}")
@@ -30,4 +35,11 @@ def get_stage(number: int, losses: Mapping[str, float] | None = None) -> Stage:
             known = ", ".join(stage.weights) or "none"
             raise ValueError(f"stages.{number}.losses.{name}: not a term of this stage's loss; there are {known}")
     stage.weights = {**stage.weights, **(losses or {})}
+    if best is not None:
+        if best not in stage.judged:
+            known = ", ".join(stage.judged)
+            raise ValueError(
+                f"stages.{number}.best: {best!r} is no metric of this stage's validation; there are {known}"
+            )
+        stage.metric = best
     return stage

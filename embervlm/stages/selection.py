@@ -102,6 +102,7 @@ class RobotSelection(Stage):
     """All but vision learns to choose robots, and to say why."""
 
     number, name, kind = 3, "robot_selection", "selection"
+    judged = MappingProxyType({"first_choice": "max", "team_exact": "max", "team_loss": "min"})
     metric = "first_choice"
     compared = TRAINING
     weights = MappingProxyType({"selection": 0.6, "consistency": 0.4})

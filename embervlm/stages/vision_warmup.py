@@ -104,6 +104,7 @@ class VisionWarmup(Stage):
     """Train the vision encoder on the scene graph's facts."""
 
     number, name, kind = 0, "vision_warmup", "caption"
+    judged = MappingProxyType(dict.fromkeys(("fact_accuracy", *(f"{fact}_accuracy" for fact in FACTS)), "max"))
     metric = "fact_accuracy"
     trains_vision = ("main",)
     weights = WEIGHTS

@@ -151,6 +151,9 @@ class StageConfig(Section):
     save_every: int | None = Field(default=None, ge=1, description="steps between checkpoints, or null: each epoch")
     keep: int = Field(default=2, ge=1, description="checkpoints kept beside the best, at least 1")
     log_every: int = Field(default=10, ge=1, description="steps between logged losses, at least 1")
+    best: str | None = Field(
+        default=None, description="validation metric by which the best model is kept, or null: the stage's own"
+    )
     early_stop: EarlyStop | None = Field(default=None, description="patience and min_delta, or null: never")
     mixing: dict[str, Annotated[float, Field(ge=0)]] = Field(
         default={},
@@ -205,6 +208,19 @@ class TeacherConfig(Section):
     top_k: int = Field(default=16, ge=1, description="log-probabilities kept per token, at least 1")
 
 
+class UpperConfig(Section):
+    """The text side's highest layers, which train with the readers of words once those are trained."""
+
+    layers: int = Field(ge=1, description="how many of the highest layers, at least 1")
+    steps: int = Field(default=120, ge=1, description="optimizer steps, at least 1")
+    learning_rate: float = Field(default=3e-4, gt=0, description="peak learning rate of the readers, above 0")
+    pretrained_rate: float = Field(
+        default=0.2, gt=0, le=1, description="that of the layers as a share of learning_rate, above 0, at most 1"
+    )
+    clip: float = Field(default=1.0, ge=0, description="gradient norm limit; 0 is none")
+    eval_every: int = Field(default=40, ge=1, description="steps between validations, at least 1")
+
+
 class WordsConfig(Section):
     """Readers of words, trained on a frozen text side (jobs/train_words.py) with stage 3's records and losses."""
 
@@ -219,6 +235,14 @@ class WordsConfig(Section):
     word_dropout: float = Field(default=0.15, ge=0, lt=1, description="share of tokens that a step does not see")
     state_dropout: float = Field(default=0.2, ge=0, lt=1, description="share of the states' entries set to zero")
     eval_every: int = Field(default=200, ge=1, description="steps between validations, at least 1")
+    upper: UpperConfig | None = Field(
+        default=None, description="layers of the text side that then train too, how and for how long; null: none"
+    )
+
+    @property
+    def all_steps(self) -> int:
+        """Optimizer steps in all."""
+        return self.steps + (self.upper.steps if self.upper is not None else 0)
 
 
 class EvaluationConfig(Section):
@@ -344,7 +368,7 @@ class RunConfig(Section):
         number of workers, which changes neither the order of samples nor the global batch.
         """
         stage = self.stage(number).model_dump(mode="json", exclude={"keep", "save_every", "log_every"})
-        for name, usual in (("pretrained_rate", 1), ("pretrained_frozen", 0)):
+        for name, usual in (("pretrained_rate", 1), ("pretrained_frozen", 0), ("best", None)):
             if stage[name] == usual:
                 del stage[name]  # as before there was such a field
         # A weight of 1 is what a source has that is not named.

@@ -136,6 +136,15 @@ class Tracker:
         self._end_wandb(status)
         self.run_id = self.parent_run_id
 
+    @contextmanager
+    def ending(self, say: Callable[[str], None]) -> Iterator[None]:
+        """Close the runs where the work within ends by an error, as failed, or by an interrupt, as killed."""
+        try:
+            yield
+        except BaseException as error:
+            say(self.finish("KILLED" if isinstance(error, KeyboardInterrupt | SystemExit) else "FAILED"))
+            raise
+
     def finish(self, status: str = "FINISHED") -> str:
         """Send what is left, close every open run, and say in one sentence how the tracking went."""
         if self.run_id != self.parent_run_id:

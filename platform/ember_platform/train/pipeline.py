@@ -70,12 +70,8 @@ def run_pipeline(
     check(config, numbers)
     manifest = prepare(config, say=say)
     run = _Pipeline(config, manifest, say, observers, register)
-    try:
+    with run.tracker.ending(say):
         outcome = run.stages(numbers, start)
-    except BaseException as error:
-        status = "KILLED" if isinstance(error, KeyboardInterrupt | SystemExit) else "FAILED"
-        say(run.tracker.finish(status))
-        raise
     say(run.tracker.finish("FAILED" if outcome.problems else "FINISHED"))
     return outcome
 

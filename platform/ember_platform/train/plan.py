@@ -55,8 +55,11 @@ def wanted_stages(config: RunConfig, stages: Sequence[int]) -> list[int]:
     """The stages to run, in order: those asked for, and 0 before 1 where the vision encoder starts untrained.
 
     Raises:
-        PlanError: a number that is no stage, or one that the configuration does not have.
+        PlanError: a number that is no stage, or one that the configuration does not have, or a stage's loss term or
+            metric that there is not.
     """
+    from ember_platform.train.setup import stage_of
+
     numbers = sorted(set(stages))
     unknown = [n for n in numbers if n not in STAGES]
     if unknown or not numbers:
@@ -64,7 +67,10 @@ def wanted_stages(config: RunConfig, stages: Sequence[int]) -> list[int]:
     if 1 in numbers and 0 not in numbers and "0" in config.stages and needs_warmup(config):
         numbers.insert(0, 0)
     for number in numbers:
-        config.stage(number)  # names the stages that there are
+        try:
+            stage_of(config, number)  # names what there is
+        except ValueError as error:
+            raise PlanError(str(error)) from error
     return numbers
 
 
@@ -238,9 +244,8 @@ def make_plan(config: RunConfig, numbers: list[int]) -> list[PhaseRow]:
         PlanError: neither says how many records there will be.
     """
     from ember_platform.train.precision import resolve_precision
-    from ember_platform.train.setup import model_config
+    from ember_platform.train.setup import model_config, stage_of
     from embervlm import EmberVLM
-    from embervlm.stages import get_stage
 
     sizes = model_config(config)
     if sizes.text_config is None:
@@ -249,7 +254,7 @@ def make_plan(config: RunConfig, numbers: list[int]) -> list[PhaseRow]:
     counted = train_rows(config, numbers)
     rows = []
     for number in numbers:
-        stage, settings = get_stage(number), config.stage(number)
+        stage, settings = stage_of(config, number), config.stage(number)
         records = counted[number]
         for index, phase in enumerate(stage.phases):
             stage.prepare(model, phase)

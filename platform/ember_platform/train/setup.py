@@ -12,6 +12,7 @@ from ember_platform.data.rows import Rows
 
 if TYPE_CHECKING:
     from embervlm.data.schema import Record
+    from embervlm.stages import Stage
 
 #: Records' worth of text that a tokenizer of our own is trained on.
 CORPUS_RECORDS = 4000
@@ -35,6 +36,18 @@ def threads_of(config: RunConfig, local_workers: int) -> int:
     if config.cluster.threads_per_worker != "auto":
         return config.cluster.threads_per_worker
     return max(1, len(os.sched_getaffinity(0)) // max(1, local_workers))
+
+
+def stage_of(config: RunConfig, number: int) -> Stage:
+    """A stage with the loss weights and the metric that a configuration gives it.
+
+    Raises:
+        ValueError: a loss term or a metric that the stage does not have.
+    """
+    from embervlm.stages import get_stage
+
+    settings = config.stage(number)
+    return get_stage(number, settings.losses, settings.best)
 
 
 def model_config(config: RunConfig) -> Any:

@@ -3,7 +3,8 @@
 The states of every robot and task are computed once; a step then costs a tenth of a second on a processor, and what the
 text side knows of words that no lexicon has cannot be forgotten. Trained are the readers of kinds, the weight of the
 similarity and the score's bias, with stage 3's losses; the selection tokens add nothing yet, so that the model's direct
-score is exactly the one trained here. What is left is a model folder that stage 3 goes on from.
+score is exactly the one trained here. Once the readers know what they look for, the text side's highest layers may
+train with them, slowly and briefly (`words.upper`). What is left is a model folder that stage 3 goes on from.
 """
 
 from __future__ import annotations
@@ -20,17 +21,16 @@ import torch
 from torch import Tensor, nn
 
 from ember_platform import storage
-from ember_platform.config import RunConfig
+from ember_platform.config import RunConfig, UpperConfig, WordsConfig
 from ember_platform.data.ingest import prepare
 from ember_platform.data.manifest import Manifest
 from ember_platform.data.steps import plan_of
 from ember_platform.train import folders
-from ember_platform.train.engine import autocast
 from ember_platform.train.optimizer import make_optimizer, set_rate
 from ember_platform.train.plan import PlanError
-from ember_platform.train.precision import resolve_precision
 from ember_platform.train.schedule import learning_rate, seed_step
-from ember_platform.train.setup import device_of, new_model, split_records
+from ember_platform.train.setup import device_of, new_model, split_records, stage_of
+from ember_platform.train.states import States
 from embervlm import EmberVLM, EmberVLMProcessor
 from embervlm.data.prompts import robot_text
 from embervlm.data.schema import Record
@@ -38,57 +38,13 @@ from embervlm.evaluation.baselines import labels_of
 from embervlm.evaluation.metrics import first_choice
 from embervlm.fleet import Robot
 from embervlm.models.heads import Words
-from embervlm.models.layout import segment_mask
-from embervlm.stages import get_stage
 from embervlm.stages.base import to_device
 from embervlm.stages.losses import reason_loss
 from embervlm.stages.selection import RobotSelectionModule, selection_inputs, words_losses
 from embervlm.stages.trusting import TRAINING, calibrate, finish_direct
 
 STAGE, NAME = 3, "words"
-Padded = tuple[Tensor, Tensor]
 Row = dict[str, Any]
-
-
-class States:
-    """The states of texts under a frozen text side, each text read once.
-
-    Args:
-        model, processor: the text side and its tokenizer.
-        start: the position at which the model reads such a text.
-    """
-
-    def __init__(self, model: EmberVLM, processor: EmberVLMProcessor, start: int) -> None:
-        self.model, self.processor, self.start = model, processor, start
-        self.known: dict[str, Tensor] = {}
-
-    @torch.inference_mode()
-    def read(self, texts: Sequence[str], batch: int = 64) -> None:
-        """Read what is not known yet, texts of a length together."""
-        ids = {text: self.processor.segment(text, self.processor.max_text_tokens) for text in texts}
-        order = sorted((text for text in ids if text not in self.known), key=lambda text: len(ids[text]))
-        device = self.model.device
-        for first in range(0, len(order), batch):
-            part = order[first : first + batch]
-            padded, mask = (tensor.to(device) for tensor in self.processor._pad([ids[text] for text in part]))
-            places = self.start + torch.arange(padded.shape[1], device=device).expand_as(padded)
-            with autocast(device.type, resolve_precision("auto", device.type) == "bf16"):
-                language = self.model.language
-                hidden, _ = language(language.embed(padded), segment_mask(mask, True), places)
-            for row, text in enumerate(part):
-                self.known[text] = hidden[row, : len(ids[text])].half().cpu()
-
-    def padded(self, texts: Sequence[str], dropout: float = 0.0) -> Padded:
-        """States (R, L, D) and mask (R, L); of each text a share of the tokens is hidden, never its first."""
-        states = [self.known[text] for text in texts]
-        hidden = nn.utils.rnn.pad_sequence(states, batch_first=True).float()
-        lengths = torch.tensor([len(state) for state in states])
-        mask = torch.arange(hidden.shape[1]) < lengths[:, None]
-        if dropout:
-            seen = torch.rand(mask.shape) >= dropout
-            seen[:, 0] = True
-            mask &= seen
-        return hidden.to(self.model.device), mask.to(self.model.device)
 
 
 class WordsModule(RobotSelectionModule):
@@ -137,6 +93,10 @@ class WordsTrainer:
     say: Callable[[str], None] = print
     best: dict[str, Tensor] = field(default_factory=dict)
     rows: list[Row] = field(default_factory=list)
+    #: Takes a row per validation.
+    log: Callable[[Row], None] = lambda row: None
+    #: Whether layers of the text side train, so that no state can be kept.
+    live: bool = False
 
     def __post_init__(self) -> None:
         model = self.model
@@ -147,11 +107,14 @@ class WordsTrainer:
                 raise PlanError(
                     f"model.{name}: 0, so there are no readers of words to train; use preset=embervlm-37m-minilm"
                 )
-        stage: Any = get_stage(STAGE, self.config.stage(STAGE).losses)
+        stage: Any = stage_of(self.config, STAGE)
         self.module = WordsModule(model, stage.weights)
         for part in (model.asking, model.lacking, model.selection.score.bias, model.selection.closeness):
             assert part is not None
             part.requires_grad_(True)
+        upper = self.config.words.upper
+        if upper is not None and upper.layers > len(model.language.layers):
+            raise PlanError(f"words.upper.layers: {upper.layers}, and the text side has {len(model.language.layers)}")
         start = model.config.max_robot_tokens + model.config.image_tokens
         self.robots, self.tasks = States(model, self.processor, 0), States(model, self.processor, start)
 
@@ -165,7 +128,8 @@ class WordsTrainer:
         batch, tasks, fleets = selection_inputs(self.processor, records, None, 0.0, 0.0)
         distinct = list(dict.fromkeys(robot_text(robot) for fleet in fleets for robot in fleet))
         hidden = self.config.words.word_dropout if dropout else 0.0
-        robots, asked = self.robots.padded(distinct, hidden), self.tasks.padded(tasks, hidden)
+        read = States.live if dropout and self.live else States.padded
+        robots, asked = read(self.robots, distinct, hidden), read(self.tasks, tasks, hidden)
         if dropout:
             share = self.config.words.state_dropout
             robots, asked = ((nn.functional.dropout(states, share), mask) for states, mask in (robots, asked))
@@ -178,37 +142,87 @@ class WordsTrainer:
             batches: records of a step, whose states were read, for as long as there are steps.
             validation: sets of records; the best weights are those of the best mean first choice over the sets.
         """
-        settings = self.config.words
-        losses: list[dict[str, float]] = []
-        self.judge(0, losses, validation)
-        began = time.process_time()
-        for step, found in enumerate(self.steps(batches, settings.steps, settings.learning_rate), 1):
-            losses.append(found)
-            if step % settings.eval_every == 0 or step == settings.steps:
-                self.judge(step, losses, validation, time.process_time() - began)
-                losses = []
+        settings, upper = self.config.words, self.config.words.upper
+        self.judge(0, [], validation)
+        self.phase(settings, self.steps(batches, settings.steps, settings.learning_rate), validation)
+        if upper is not None:
+            self.restore()  # the layers go on from the best readers
+            self.open_upper(upper.layers)
+            rates = (upper.learning_rate, upper.pretrained_rate, upper.clip)
+            self.phase(upper, self.steps(batches, upper.steps, *rates), validation)
         self.restore()
 
-    def steps(self, batches: Iterator[Sequence[Record]], count: int, rate: float) -> Iterator[dict[str, float]]:
-        """So many optimizer steps from the weights as they are; the losses of each."""
+    def phase(
+        self,
+        settings: WordsConfig | UpperConfig,
+        steps: Iterator[dict[str, float]],
+        validation: Mapping[str, Sequence[Record]],
+    ) -> None:
+        """Take steps, and judge every so many."""
+        done, losses = self.rows[-1]["step"], list[dict[str, float]]()
+        began = time.process_time()
+        for step, found in enumerate(steps, 1):
+            losses.append(found)
+            if step % settings.eval_every == 0 or step == settings.steps:
+                self.forget()
+                self.judge(done + step, losses, validation, time.process_time() - began)
+                losses = []
+
+    def open_upper(self, layers: int) -> None:
+        """Let the text side's highest layers train too; the best weights so far are theirs as they are."""
+        self.live = True
+        self.model.language.layers[-layers:].requires_grad_(True)
+        self.best |= self.trained()
+
+    def steps(
+        self,
+        batches: Iterator[Sequence[Record]],
+        count: int,
+        rate: float,
+        pretrained_rate: float = 1.0,
+        clip: float = 0.0,
+    ) -> Iterator[dict[str, float]]:
+        """So many optimizer steps from the weights as they are; the losses of each.
+
+        Args:
+            batches: records of a step, whose states were read or are live.
+            count: steps, to whose end the rate falls.
+            rate: peak learning rate. pretrained_rate: that of the text side as a share of it.
+            clip: gradient norm limit; 0 is none.
+        """
         settings = self.config.words
-        optimizer = make_optimizer("adamw", self.module, settings.weight_decay)
+        pretrained = self.model.language.parameters()
+        optimizer = make_optimizer("adamw", self.module, settings.weight_decay, pretrained, pretrained_rate)
         for step, records in zip(range(count), batches, strict=False):
-            seed_step(self.config.seed, STAGE, 0, step, 0)
+            seed_step(self.config.seed, STAGE, int(self.live), step, 0)
             found = self.module(self.batch(records, dropout=True))
             found["loss"].backward()
+            if clip:
+                nn.utils.clip_grad_norm_(self.model.parameters(), clip)
             set_rate(optimizer, learning_rate(step, count, rate, settings.warmup_ratio, settings.min_lr_ratio))
             optimizer.step()
             optimizer.zero_grad()
             yield {name: float(value.detach()) for name, value in found.items()}
 
+    def trained(self) -> dict[str, Tensor]:
+        """The values of the parameters that train now, by name."""
+        return {n: p.detach().clone() for n, p in self.model.named_parameters() if p.requires_grad}
+
     def restore(self) -> None:
         """The best weights again."""
         self.model.load_state_dict(self.best, strict=False)
+        self.forget()
+
+    def forget(self) -> None:
+        """Drop the states that a text side in training has left behind."""
+        if self.live:
+            self.robots.known.clear()
+            self.tasks.known.clear()
 
     @torch.inference_mode()
     def scores(self, records: Sequence[Record]) -> list[np.ndarray]:
-        """Direct scores (N,) of records whose states were read."""
+        """Direct scores (N,) of records."""
+        self.read(records)
         found: list[np.ndarray] = []
         for first in range(0, len(records), 64):
             part = records[first : first + 64]
@@ -230,10 +244,11 @@ class WordsTrainer:
         found = {name: round(self.right(records), 4) for name, records in sets.items()}
         row |= {**found, "first_choice": round(float(np.mean(list(found.values()))), 4)}
         if row["first_choice"] > max((r["first_choice"] for r in self.rows), default=-1.0):
-            self.best = {n: p.detach().clone() for n, p in self.model.named_parameters() if p.requires_grad}
+            self.best = self.trained()
         self.rows.append(row)
+        self.log(row)
         told = [f"loss {row['loss']:.3f}"] if "loss" in row else []
-        self.say("  ".join([f"words step {step}/{self.config.words.steps}", *told, *map(shown, found.items())]))
+        self.say("  ".join([f"words step {step}/{self.config.words.all_steps}", *told, *map(shown, found.items())]))
 
 
 def shown(figure: tuple[str, float]) -> str:
@@ -261,7 +276,7 @@ def batches(config: RunConfig, manifest: Manifest, records: Sequence[Record]) ->
             "cluster": config.cluster.model_copy(update={"num_workers": 1}),
         }
     )
-    definition = get_stage(STAGE, stage.losses)
+    definition = stage_of(alone, STAGE)
     plan, epoch = plan_of(alone, definition, definition.phases[0], manifest), 0
     while True:
         yield from ([records[i] for i in indices] for indices in plan.epoch(epoch))
@@ -269,7 +284,9 @@ def batches(config: RunConfig, manifest: Manifest, records: Sequence[Record]) ->
 
 
 def train_words(config: RunConfig, say: Callable[[str], None] = print) -> dict[str, Any]:
-    """Train, calibrate, measure on the test split; leave `<output_dir>/words/`: `final`, `metrics.json`.
+    """Train, calibrate, measure on the test split, register; leave `<output_dir>/words/`: `final`, `metrics.json`.
+
+    The model is registered as one of stage 3, whose work it does without a picture, and never as the one to serve.
 
     Returns:
         The content of `metrics.json`: `metrics` and `baselines` (the model untrained: the plain similarity), first
@@ -278,8 +295,44 @@ def train_words(config: RunConfig, say: Callable[[str], None] = print) -> dict[s
     Raises:
         PlanError: the model has no readers of words. ConfigError: there is no stage 3. DataError: nothing to read.
     """
+    from ember_platform.registry import register_stage
+    from ember_platform.tracking import Tracker
+
     trainer = WordsTrainer(config, *new_model(config), say)
     manifest = prepare(config, runner=lambda jobs, make: map(make, jobs), say=say)
+    tracker = Tracker(config)
+    with tracker.ending(say):
+        tracker.start_pipeline({"data_digest": manifest.digest})
+        run_id = tracker.start_stage(STAGE, NAME, config.words.model_dump(mode="json"))
+        tracker.log_dataset(NAME, manifest.stage_digest(STAGE), manifest.dir)
+        trainer.log = lambda row: tracker.log_metrics({k: v for k, v in row.items() if k != "step"}, step=row["step"])
+        content = _train(trainer, manifest, say)
+        tracker.log_metrics({f"test_{k}": v for k, v in content["metrics"].items()}, step=trainer.rows[-1]["step"])
+        tracker.log_metrics(
+            {f"baseline_{k}": v for k, v in content["baselines"].items()}, step=trainer.rows[-1]["step"]
+        )
+        folder = storage.join(config.output_dir, NAME)
+        with tempfile.TemporaryDirectory(prefix="embervlm-words-") as temporary:
+            trainer.model.save_pretrained(temporary)
+            trainer.processor.save_pretrained(temporary)
+            lineage = {
+                "parent": config.preset,
+                "phase": NAME,
+                "data_digest": manifest.stage_digest(STAGE),
+                "config_digest": config.digest(),
+            }
+            figures = {name: value for name, value in content.items() if name != "history"}
+            version = register_stage(config, STAGE, temporary, figures, lineage, run_id)
+            folders.publish(Path(temporary), storage.join(folder, folders.FINAL))
+        content |= {"version": version}
+        folders.write_json(storage.join(folder, folders.METRICS), content)
+    say(tracker.finish())
+    return content
+
+
+def _train(trainer: WordsTrainer, manifest: Manifest, say: Callable[[str], None]) -> dict[str, Any]:
+    """The content of `metrics.json`; the trainer's model ends trained and calibrated."""
+    config = trainer.config
     records = {
         name: split_records(manifest, STAGE, name, None, config.seed) for name in ("train", "validation", "test")
     }
@@ -293,12 +346,8 @@ def train_words(config: RunConfig, say: Callable[[str], None] = print) -> dict[s
     metrics = {name: trainer.right(some) for name, some in test.items()}
     trainer.model.processor = trainer.processor
     calibrate(trainer.model, finish_direct(trainer.model, records["validation"], records["train"][:TRAINING]))
-    folder = storage.join(config.output_dir, NAME)
-    with tempfile.TemporaryDirectory(prefix="embervlm-words-") as temporary:
-        trainer.model.save_pretrained(temporary)
-        trainer.processor.save_pretrained(temporary)
-        folders.publish(Path(temporary), storage.join(folder, folders.FINAL))
-    content = {
+    return {
+        "stage": STAGE,
         "split": "test",
         "samples": {name: len(some) for name, some in test.items()},
         "metrics": metrics,
@@ -307,5 +356,3 @@ def train_words(config: RunConfig, say: Callable[[str], None] = print) -> dict[s
         "config_digest": config.digest(),
         "data_digest": manifest.digest,
     }
-    folders.write_json(storage.join(folder, folders.METRICS), content)
-    return content

@@ -136,8 +136,7 @@ class _Worker:
 
         from ember_platform.data.manifest import Manifest
         from ember_platform.train.precision import resolve_precision
-        from ember_platform.train.setup import device_of, load_model
-        from embervlm.stages import get_stage
+        from ember_platform.train.setup import device_of, load_model, stage_of
 
         self.order, self.clock, self.config = order, clock, order.config
         self.rank, self.world = context.get_world_rank(), context.get_world_size()
@@ -145,7 +144,7 @@ class _Worker:
         self.hosted = (order.shares or self.world) // self.world  # shares of the global batch that this worker runs
         self.settings = self.config.stage(order.stage)
         self.folder = stage_dir(self.config.output_dir, order.stage)
-        self.stage = get_stage(order.stage, self.settings.losses)
+        self.stage = stage_of(self.config, order.stage)
         device = device_of(self.config)
         self.device = torch.device(device, context.get_local_rank()) if device == "cuda" else torch.device(device)
         self.precision = resolve_precision(self.settings.precision, device, f"stages.{order.stage}.precision")

@@ -35,6 +35,7 @@ _OWN = {
     "phase_epochs": "the sweep's budget: set epochs at the top of the file",
     "max_steps": "the sweep's budget: set epochs at the top of the file",
     "eval_every": "trials are compared after each epoch",
+    "best": "trials are compared by the first objective, and keep the model that is best by it",
     "eval_samples": "trials must be measured on the same records",
     "save_every": "it changes no result",
     "log_every": "it changes no result",
@@ -282,6 +283,7 @@ def load_sweep(
         raise explain(error, SweepConfig, origins, str(path)) from error
     base = load_config(sweep.config, config_changes)
     base = apply(base, budget(sweep, base))
+    _check_modes(sweep, origins, str(path))
     if sweep.scheduler.method == "asha" and sweep.scheduler.grace > base.stage(sweep.stage).epochs:
         where = origins.get("scheduler.grace", str(path))
         raise ConfigError(
@@ -296,12 +298,39 @@ def load_sweep(
 
 
 def budget(sweep: SweepConfig, base: RunConfig) -> list[str]:
-    """The overrides that give every trial the sweep's epochs, a validation and a checkpoint after each of them."""
+    """The overrides that give every trial the sweep's epochs, a validation and a checkpoint after each of them.
+
+    And that make it keep the model which is best by the first objective.
+    """
+    from embervlm.stages import get_stage
+
     at = f"stages.{sweep.stage}"
     settings = [f"{at}.eval_every=null", f"{at}.save_every=null", f"{at}.keep=1"]
     if sweep.epochs is not None and sweep.epochs != base.stage(sweep.stage).epochs:
         settings += [f"{at}.epochs={sweep.epochs}", f"{at}.phase_epochs=null"]
+    stage = get_stage(sweep.stage)
+    first = sweep.objectives[0].metric
+    # What no validation tells cannot choose between a trial's models: the stage's own metric does.
+    settings.append(f"{at}.best={first if first in stage.judged and first != stage.metric else 'null'}")
     return settings
+
+
+def _check_modes(sweep: SweepConfig, origins: Origins, path: str) -> None:
+    """Which way a metric of validation is better is known.
+
+    Raises:
+        ConfigError: an objective wants one worse.
+    """
+    from embervlm.stages import get_stage
+
+    judged = get_stage(sweep.stage).judged
+    for number, objective in enumerate(sweep.objectives):
+        if judged.get(objective.metric, objective.mode) != objective.mode:
+            where = next((origins[key] for key in (f"objectives.{number}.mode", "objectives") if key in origins), path)
+            raise ConfigError(
+                f"{where}: objectives.{number}.mode: {objective.metric} is better when it is "
+                f"{'more' if objective.mode == 'min' else 'less'}; write mode: {judged[objective.metric]}"
+            )
 
 
 def _check(sweep: SweepConfig, base: RunConfig, name: str) -> tuple[str, str] | None:

@@ -244,9 +244,9 @@ def train(setup: Setup, number: int, params: Params, run: str | None, process: f
 
 def epochs(rows: list[dict[str, Any]], setup: Setup) -> list[dict[str, Any]]:
     """The validations in a history, each with `value`: the first objective of the best model of its phase so far."""
-    from embervlm.stages import get_stage
+    from ember_platform.train.setup import stage_of
 
-    stage = get_stage(setup.stage)
+    stage = stage_of(setup.base, setup.stage)
     sign = 1.0 if stage.mode == "max" else -1.0
     found: list[dict[str, Any]] = []
     best: dict[str, float] = {}

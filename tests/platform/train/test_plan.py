@@ -65,6 +65,17 @@ def test_numbers_that_are_no_stage(root: Path, tmp_path: Path) -> None:
         plan.wanted_stages(config(root, tmp_path), [1, 7])
 
 
+def test_what_a_stage_does_not_have_is_named(root: Path, tmp_path: Path) -> None:
+    with pytest.raises(
+        plan.PlanError, match=r"stages.3.best: 'accuracy' is no metric .* first_choice, team_exact, team_loss"
+    ):
+        plan.wanted_stages(config(root, tmp_path, "stages.3.best=accuracy"), [3])
+    with pytest.raises(plan.PlanError, match=r"stages.3.losses.speed: not a term"):
+        plan.wanted_stages(config(root, tmp_path, "stages.3.losses.speed=1"), [3])
+    # Another stage's settings do not stop this one.
+    assert plan.wanted_stages(config(root, tmp_path, "stages.3.best=accuracy"), [2]) == [2]
+
+
 def test_a_missing_parent_is_named(root: Path, tmp_path: Path) -> None:
     settings = config(root, tmp_path)
     with pytest.raises(plan.PlanError, match=r"stage 3 starts from the model of stage 2.*stage2/final"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,7 +22,7 @@ from tests.models.fakes import tiny
 CONFIG = Path(__file__).parents[3] / "configs" / "words.yaml"
 
 
-def config(**words: float) -> RunConfig:
+def config(**words: float | str) -> RunConfig:
     return load_config(CONFIG, ["device=cpu", *(f"words.{name}={value}" for name, value in words.items())])
 
 
@@ -64,6 +65,52 @@ def test_the_whole_model_says_what_its_readers_were_trained_to(records: list[Rec
     requests = [{"image": None, "task": r.instruction, "fleet": r.robots} for r in records[:6]]
     for mine, whole in zip(trainer.scores(records[:6]), model.score_many(requests), strict=True):
         np.testing.assert_allclose(mine, whole, atol=2e-2)  # states are kept in half precision
+
+
+def test_upper_layers_train_after_the_readers_and_lower_ones_never(records: list[Record]) -> None:
+    model = readers()
+    upper = "{layers: 1, steps: 4, eval_every: 2, learning_rate: 0.02, pretrained_rate: 0.5}"
+    trainer = WordsTrainer(config(steps=4, eval_every=4, upper=upper), model, model.processor, lambda _: None)
+    trainer.read(records)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    rows: list[dict[str, bool]] = []
+    judge = trainer.judge
+
+    def watched(step: int, *rest: Any) -> None:
+        judge(step, *rest)
+        rows.append({name: not torch.equal(value, before[name]) for name, value in model.state_dict().items()})
+        trainer.rows[-1]["first_choice"] = float(step)  # every step is the best so far
+
+    trainer.judge = watched  # type: ignore[method-assign]
+    trainer.train(chunks(records), by_fleet(records[16:]))
+    assert [row["step"] for row in trainer.rows] == [0, 4, 6, 8]
+    layers = len(model.language.layers)
+    of_text = [{name for name, moved in row.items() if moved and name.startswith("language.")} for row in rows]
+    assert of_text[0] == of_text[1] == set()
+    assert of_text[3]
+    assert all(f".layer.{layers - 1}." in name for name in of_text[3])
+    # What was kept is what the whole model answers with.
+    requests = [{"image": None, "task": r.instruction, "fleet": r.robots} for r in records[:6]]
+    model.eval()
+    for mine, whole in zip(trainer.scores(records[:6]), model.score_many(requests), strict=True):
+        np.testing.assert_allclose(mine, whole, atol=2e-2)
+
+
+def test_layers_that_made_it_no_better_are_as_they_were(records: list[Record]) -> None:
+    model = readers()
+    upper = "{layers: 1, steps: 2, eval_every: 1, learning_rate: 0.02}"
+    trainer = WordsTrainer(config(steps=2, eval_every=2, upper=upper), model, model.processor, lambda _: None)
+    trainer.read(records)
+    before = {name: value.clone() for name, value in model.language.state_dict().items()}
+    trainer.right = lambda _: 1.0 / (1 + len(trainer.rows))  # type: ignore[method-assign]  # ever worse
+    trainer.train(chunks(records), by_fleet(records[16:]))
+    assert all(torch.equal(value, before[name]) for name, value in model.language.state_dict().items())
+
+
+def test_more_layers_than_there_are_is_refused() -> None:
+    model = readers()
+    with pytest.raises(PlanError, match=r"words\.upper\.layers: 99, and the text side has"):
+        WordsTrainer(config(upper="{layers: 99}"), model, model.processor)
 
 
 def test_a_hidden_word_is_not_read(records: list[Record]) -> None:

@@ -74,6 +74,20 @@ def test_a_grace_beyond_the_training_is_refused(tmp_path: Path) -> None:
         load_sweep(path)
 
 
+def test_trials_keep_the_model_that_is_best_by_the_first_objective(tmp_path: Path) -> None:
+    line = "  stages.3.warmup_ratio: {uniform: [0, 1]}\n"
+    assert load_sweep(write(tmp_path, HEAD + line))[1].stage(3).best is None  # the stage's own metric is meant
+    loss = HEAD.replace("first_choice, mode: max", "team_loss, mode: min")
+    assert load_sweep(write(tmp_path, loss + line))[1].stage(3).best == "team_loss"
+    # What no validation tells cannot: the stage's own metric does.
+    speed = HEAD.replace("first_choice, mode: max", "latency_ms, mode: min")
+    assert load_sweep(write(tmp_path, speed + line))[1].stage(3).best is None
+    with pytest.raises(ConfigError, match=r"space.yaml:3: objectives.0.mode: team_loss is better when it is less"):
+        load_sweep(write(tmp_path, loss.replace("min", "max") + line))
+    with pytest.raises(ConfigError, match=r"stages.3.best: cannot be swept"):
+        load_sweep(write(tmp_path, HEAD + "  stages.3.best: {choice: [first_choice, team_loss]}\n"))
+
+
 def test_changes_reach_sweep_and_configuration(tmp_path: Path) -> None:
     path = write(tmp_path, HEAD + "  stages.3.warmup_ratio: {uniform: [0, 1]}\n")
     found, config = load_sweep(path, ["trials=3", "epochs=2"], ["stages.3.batch_size=16"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,7 +17,7 @@ from ember_platform.train.checkpoint import write_history
 from ember_platform.train.loop import TrainingError
 from ember_platform.tuning import trial as module
 from ember_platform.tuning.ledger import PACE, Ledger
-from ember_platform.tuning.space import Objective
+from ember_platform.tuning.space import Objective, apply
 from ember_platform.tuning.trial import STOP, Pace, Setup, Trial, classify, epochs
 from tests.platform.tuning.samples import base, params
 
@@ -42,7 +43,7 @@ def rows(values: list[float], phases: list[int] | None = None) -> list[dict[str,
         place = {"phase": phases[i] if phases else 0, "loss": 1.0}
         found += [
             {"step": 2 * i + 1, **place},
-            {"step": 2 * i + 2, **place, "val_first_choice": value, "val_other": -value},
+            {"step": 2 * i + 2, **place, "val_first_choice": value, "val_team_loss": 1 - value, "val_other": -value},
         ]
     return found
 
@@ -132,6 +133,9 @@ def test_the_value_of_an_epoch_is_that_of_the_best_model_of_its_phase(tmp_path: 
     told = rows([0.5, 0.4, 0.1, 0.3, 0.2], [0, 0, 1, 1, 1])
     assert [e["value"] for e in epochs(told, setup_in(tmp_path))] == [0.5, 0.5, 0.1, 0.3, 0.3]
     assert [e["value"] for e in epochs(told, setup_in(tmp_path, "other"))] == [-0.5, -0.5, -0.1, -0.3, -0.3]
+    by_loss = setup_in(tmp_path, "team_loss")
+    by_loss = replace(by_loss, base=apply(by_loss.base, ["stages.3.best=team_loss"]))
+    assert [e["value"] for e in epochs(told, by_loss)] == pytest.approx([0.5, 0.5, 0.9, 0.7, 0.7])
     # What is measured only at the end cannot compare epochs.
     assert [e["value"] for e in epochs(told, setup_in(tmp_path, "ece"))] == [0.5, 0.5, 0.1, 0.3, 0.3]
 
