@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from functools import singledispatch
 from typing import Any
 
@@ -203,18 +204,25 @@ def _(data: d.Calibration, palette: Palette) -> Any | None:
 
 @_interactive.register
 def _(data: d.EfficiencyPareto, palette: Palette) -> Any | None:
-    figure = _pareto(data, data.parameters, data.deployability, palette.map("good"), data.deployability_means)
-    return figure.update_layout(xaxis={"type": "log", "title": "parameters"}, yaxis_title=f"{data.benchmark} (%)")
+    figure = _pareto(data, data.parameters, data.deployability, palette.map("good"), data.deployability_means, True)
+    return figure.update_layout(xaxis_title="parameters", yaxis_title=f"{data.benchmark} (%)")
 
 
 @_interactive.register
 def _(data: d.EdgePareto, palette: Palette) -> Any | None:
-    figure = _pareto(data, data.latency_ms, data.power_w, palette.map("bad"), "W")
+    log = st.many_times(data.latency_ms)
+    figure = _pareto(data, data.latency_ms, data.power_w, palette.map("bad"), "W", log)
     return figure.update_layout(xaxis_title=f"latency (ms), {data.device}", yaxis_title=f"{data.benchmark} (%)")
 
 
-def _pareto(data: d.EfficiencyPareto | d.EdgePareto, cost: Any, shade: Any, cmap: str, name: str) -> Any:
+def _pareto(data: d.EfficiencyPareto | d.EdgePareto, cost: Any, shade: Any, cmap: str, name: str, log: bool) -> Any:
     import plotly.graph_objects as go
+
+    # Room for names at both ends, and neighbours' names on different sides.
+    places = np.log10(cost) if log else cost
+    room = 0.18 * max(float(np.ptp(places)), 0.1 if log else 1e-9)
+    axis = {"type": "log" if log else "linear", "range": [float(places.min()) - room, float(places.max()) + room]}
+    sides = dict(zip(np.argsort(cost).tolist(), itertools.cycle(["top center", "bottom center"]), strict=False))
 
     front = st.pareto(cost, data.accuracy)
     line = go.Scatter(
@@ -247,7 +255,7 @@ def _pareto(data: d.EfficiencyPareto | d.EdgePareto, cost: Any, shade: Any, cmap
                 y=data.accuracy[rows].tolist(),
                 mode="markers+text",
                 text=[data.models[i] for i in rows],
-                textposition=["top center" if i % 2 else "bottom center" for i in range(len(rows))],
+                textposition=[sides[i] for i in rows.tolist()],
                 hovertext=[words[i] for i in rows],
                 hovertemplate="%{hovertext}<br>%{x:.4g}, %{y:.1f}<extra></extra>",
                 cliponaxis=False,
@@ -255,4 +263,4 @@ def _pareto(data: d.EfficiencyPareto | d.EdgePareto, cost: Any, shade: Any, cmap
                 marker=marker,
             )
         )
-    return figure.update_layout(legend={"orientation": "h", "y": -0.2})
+    return figure.update_layout(legend={"orientation": "h", "y": -0.2}, xaxis=axis)

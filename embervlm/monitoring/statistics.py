@@ -72,6 +72,12 @@ def pareto(cost: Any, gain: Any) -> list[int]:
     return front
 
 
+def many_times(values: Any) -> bool:
+    """Whether values above 0 differ so much (20 times) that only a logarithmic axis parts the small ones."""
+    values = np.asarray(values, float)
+    return bool(values.max() > 20 * max(float(values.min()), 1e-9))
+
+
 def wilson(correct: Any, total: Any) -> tuple[Floats, Floats]:
     """Wilson's score interval of shares (Wilson, 1927), element by element; NaN where the total is 0."""
     k, n = np.asarray(correct, float), np.asarray(total, float)
