@@ -150,12 +150,11 @@ class Bench:
 
     def take_over(self, sweep: SweepConfig, base: RunConfig, ledger: Ledger) -> None:
         """Write the first trials of a sweep that were trained before into its ledger."""
-        from ember_platform.data.manifest import Manifest
         from ember_platform.train import folders
         from ember_platform.tuning.ledger import PACE, canonical
         from ember_platform.tuning.search import propose
 
-        rows, known = Manifest.load(base.data.dir).rows(sweep.stage, "train"), list[Any]()
+        rows, known = epoch_rows(sweep, base), list[Any]()
         for number in range(sweep.trials):
             before = self.trained.get(canonical(propose(sweep, base, known, number)))
             if before is None:
@@ -167,10 +166,9 @@ class Bench:
 
     def asha_alone(self, seed: int, records: Sequence[Record]) -> tuple[SweepConfig, RunConfig, list[Record]]:
         """What ASHA would have made of the random search: its curves, cut where ASHA would have stopped them."""
-        from ember_platform.data.manifest import Manifest
 
         sweep, base = self.load("tpe", seed)
-        rows, cut = Manifest.load(base.data.dir).rows(sweep.stage, "train"), list[Any]()
+        rows, cut = epoch_rows(sweep, base), list[Any]()
         for record in records:
             cut.append(replay(sweep, base, record.number, record, cut, source="random"))
             cut[-1].pace = {"samples": rows * len(cut[-1].epochs)}
@@ -217,6 +215,14 @@ def replay(
     )
 
 
+def epoch_rows(sweep: SweepConfig, base: RunConfig) -> int:
+    """Samples of an epoch."""
+    from ember_platform.data.manifest import Manifest
+    from ember_platform.data.order import epoch_size
+
+    return epoch_size(Manifest.load(base.data.dir).sources(sweep.stage, "train"), base.stage(sweep.stage).mixing)
+
+
 def taken(record: Record) -> bool:
     """Whether a trial was not trained again."""
     return (record.reason or "").startswith(TAKEN)
@@ -229,10 +235,9 @@ def reach(course: Sequence[dict[str, float]], goal: float) -> float | None:
 
 def account(sweep: SweepConfig, base: RunConfig, records: Sequence[Record]) -> dict[str, Any]:
     """What a sweep cost and came to."""
-    from ember_platform.data.manifest import Manifest
     from ember_platform.tuning import analysis
 
-    rows = Manifest.load(base.data.dir).rows(sweep.stage, "train")
+    rows = epoch_rows(sweep, base)
     sign = sweep.objectives[0].sign()
     stopped = [r for r in records if r.status == "stopped"]
     beyond = [r.pace.get("samples", 0) / rows - len(r.epochs) for r in stopped if not taken(r)]

@@ -17,7 +17,7 @@ from PIL import Image
 from ember_platform.config import RunConfig, load_config
 from ember_platform.data.ingest import prepare
 from ember_platform.data.manifest import Manifest
-from ember_platform.data.order import Plan, epoch_samples
+from ember_platform.data.order import Plan, epoch_samples, epoch_size
 from ember_platform.data.rows import Rows
 from ember_platform.data.steps import StepMaker, plan_of
 from embervlm.stages import get_stage
@@ -128,6 +128,7 @@ def test_an_epoch_is_a_pure_function_of_seed_and_epoch(sets: list[tuple[int, flo
     for name, weight in mixing.items():
         assert abs(counts[name] - weight * sources.count(name)) < 1 + 1e-6
     assert sorted(i for batch in batches for i in batch) == epoch_samples(sources, mixing, seed, epoch).tolist()
+    assert epoch_size(Counter(sources), mixing) == len(epoch_samples(sources, mixing, seed, 0))
 
 
 def test_published_weights_and_sizes_are_those_of_the_documentation() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -103,6 +104,13 @@ class Manifest:
     def rows(self, stage: int, split: str) -> int:
         """How many records a stage's split has."""
         return sum(shard.rows for shard in self.select(stage, split))
+
+    def sources(self, stage: int, split: str) -> dict[str, int]:
+        """Rows of a stage's split by the source that they come from."""
+        found = Counter[str]()
+        for shard in self.select(stage, split):
+            found[shard.source] += shard.rows
+        return dict(found)
 
     def counts(self) -> dict[str, dict[str, int]]:
         """Rows per stage folder and split."""

@@ -115,6 +115,11 @@ def epoch_samples(sources: Sequence[str], mixing: Mapping[str, float], seed: int
     return np.sort(np.concatenate(parts)) if parts else np.zeros(0, np.int64)
 
 
+def epoch_size(counts: Mapping[str, int], mixing: Mapping[str, float]) -> int:
+    """Samples of the first epoch (others may differ by one a source) over sources with so many records."""
+    return sum(int(count * mixing.get(source, 1.0)) for source, count in counts.items())
+
+
 @dataclass(frozen=True, eq=False)
 class Plan:
     """Every step of one phase of a stage. Steps count from 0 through all epochs."""

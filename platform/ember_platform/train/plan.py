@@ -11,7 +11,7 @@ from typing import Any
 from ember_platform import storage
 from ember_platform.config import RunConfig
 from ember_platform.data.manifest import FILE, DataError, Manifest, stage_folder
-from ember_platform.data.order import steps_per_epoch
+from ember_platform.data.order import epoch_size, steps_per_epoch
 from ember_platform.train import folders
 from ember_platform.train.checkpoint import MODEL, RECORD, STATE
 
@@ -255,14 +255,14 @@ def make_plan(config: RunConfig, numbers: list[int]) -> list[PhaseRow]:
     rows = []
     for number in numbers:
         stage, settings = stage_of(config, number), config.stage(number)
-        records = counted[number]
+        records = sum(counted[number].values())
         for index, phase in enumerate(stage.phases):
             stage.prepare(model, phase)
             module = stage.module(model)
             trained = sum(p.numel() for p in module.parameters() if p.requires_grad)
             total = sum(p.numel() for p in module.parameters())
             epochs = settings.epochs_of(index, len(stage.phases))
-            steps = epochs * steps_per_epoch(records, settings.batch_size)
+            steps = epochs * steps_per_epoch(epoch_size(counted[number], settings.mixing), settings.batch_size)
             wanted = "fp32" if settings.precision == "fp32" else "auto"
             precision = resolve_precision(wanted, "cuda" if config.cluster.use_gpu else "cpu")
             micro = settings.batch_size // config.cluster.num_workers // settings.gradient_accumulation
@@ -285,8 +285,8 @@ def make_plan(config: RunConfig, numbers: list[int]) -> list[PhaseRow]:
     return rows
 
 
-def train_rows(config: RunConfig, stages: Sequence[int]) -> dict[int, int]:
-    """Training records of each stage: counted where the data is prepared, else those that preparing it would make.
+def train_rows(config: RunConfig, stages: Sequence[int]) -> dict[int, dict[str, int]]:
+    """Training records of each stage by source: where the data is prepared, else those that preparing it would make.
 
     Raises:
         PlanError: there is neither. ReaderError: a published dataset cannot be read.
@@ -294,7 +294,7 @@ def train_rows(config: RunConfig, stages: Sequence[int]) -> dict[int, int]:
     if storage.exists(storage.join(config.data.dir, FILE)):
         manifest = Manifest.load(config.data.dir)
         try:
-            return {stage: manifest.rows(stage, "train") for stage in stages}
+            return {stage: manifest.sources(stage, "train") for stage in stages}
         except DataError as error:
             raise PlanError(str(error)) from error
     from ember_platform.data import published
@@ -304,15 +304,16 @@ def train_rows(config: RunConfig, stages: Sequence[int]) -> dict[int, int]:
     with tempfile.TemporaryDirectory() as scratch:
         trial = config.model_copy(update={"data": config.data.model_copy(update={"dir": scratch})})
         specs = plan(trial, lambda parts: map(published.Indexer(), parts)).specs
-    wanted = Counter[str]()
+    wanted: dict[str, Counter[str]] = {}
     for spec in specs:
-        wanted[spec.stage] += spec.count if spec.split == "train" else 0
+        if spec.split == "train":
+            wanted.setdefault(spec.stage, Counter())[spec.source] += spec.count
     for stage in stages:
-        if not wanted[stage_folder(stage)]:
+        if not sum(wanted.get(stage_folder(stage), Counter()).values()):
             raise PlanError(
                 f"stage {stage}: no manifest in {config.data.dir} and no data.counts; run jobs/prepare_data.py"
             )
-    return {stage: wanted[stage_folder(stage)] for stage in stages}
+    return {stage: dict(wanted[stage_folder(stage)]) for stage in stages}
 
 
 def memory(trained: int, total: int, zero_stage: int, workers: int) -> dict[str, float]:

@@ -69,7 +69,7 @@ def test_every_record_is_tested_once_and_never_trained_on_there(root: Path, file
         test = {r.instruction for r in splits["test"]}
         assert not test & {r.instruction for s in ("train", "validation") for r in splits[s]}
         assert sum(map(len, splits.values())) == TASKS, "the two files share tasks, and each is one record"
-        assert train_rows(run, [3])[3] == len(splits["train"])
+        assert sum(train_rows(run, [3])[3].values()) == len(splits["train"])
         tested += sorted(test)
     assert len(tested) == len(set(tested)) == TASKS
     assert len({run.output_dir for run, _ in trainer.runs}) == FOLDS

@@ -46,6 +46,14 @@ def test_max_steps_end_a_phase(root: Path, tmp_path: Path) -> None:
     assert rows[0].steps == 7
 
 
+def test_an_epoch_has_the_samples_that_mixing_gives_it(root: Path, tmp_path: Path) -> None:
+    whole, half = (
+        plan.make_plan(config(root, tmp_path, *more), [3])[0] for more in ((), ("stages.3.mixing={emberworld: 0.5}",))
+    )
+    assert half.records == whole.records
+    assert half.steps == pytest.approx(whole.steps / 2, abs=whole.epochs)
+
+
 def test_zero_divides_memory_among_workers() -> None:
     parts = [plan.memory(100, 200, stage, 2) for stage in (0, 1, 2, 3)]
     assert [p["optimizer"] for p in parts] == [parts[0]["optimizer"]] + [parts[0]["optimizer"] / 2] * 3
