@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -136,3 +137,44 @@ def test_tasks_that_anybody_can_do_judge_nothing(records: list[Record]) -> None:
     found = by_fleet(records)
     assert set(found) == {"the five", "free fleets"}
     assert all(0 < len(r.labels) < len(r.robots) for some in found.values() for r in some)
+
+
+def test_the_job_leaves_a_tracked_and_registered_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from ember_platform import mlflow_store
+    from ember_platform.train import words
+
+    def untrained(_: RunConfig) -> tuple[EmberVLM, Any]:
+        model = readers()
+        return model, model.processor
+
+    monkeypatch.setattr(words, "new_model", untrained)
+    settings = load_config(
+        CONFIG,
+        [
+            "device=cpu",
+            f"output_dir={tmp_path}",
+            f"data.dir={tmp_path}/data",
+            "data.words={train: 24, validation: 16, test: 16}",
+            "data.image_size=64",
+            "words={steps: 2, eval_every: 1, batch_size: 8}",
+        ],
+    )
+    content = words.train_words(settings, lambda _: None)
+    assert json.loads((tmp_path / "words" / "metrics.json").read_text()) == content
+    assert EmberVLM.from_pretrained(tmp_path / "words" / "final").config.calibration
+    client = mlflow_store.open_store(settings)
+    version = client.get_model_version("embervlm-stage3", str(content["version"]))
+    assert version.tags["phase"] == "words"
+    assert client.get_run(version.run_id).info.status == "FINISHED"
+    assert [row.step for row in client.get_metric_history(version.run_id, "first_choice")] == [0, 1, 2]
+    assert [model.name for model in client.search_registered_models()] == ["embervlm-stage3"]  # none is served
+    monkeypatch.setattr(words.WordsTrainer, "train", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        words.train_words(settings, lambda _: None)
+    assert json.loads((tmp_path / "words" / "metrics.json").read_text()) == content  # what was there stays
+    runs = client.search_runs([client.get_run(version.run_id).info.experiment_id])
+    assert {run.info.status for run in runs} == {"FINISHED", "KILLED"}
+
+
+def interrupted(*_: Any) -> None:
+    raise KeyboardInterrupt
