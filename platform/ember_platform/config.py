@@ -141,6 +141,10 @@ class StageConfig(Section):
     min_lr_ratio: float = Field(
         default=0.1, ge=0, le=1, description="last learning rate as a share of the peak, 0 to 1"
     )
+    restarts: list[Annotated[int, Field(ge=1)]] = Field(
+        default=[],
+        description="epochs of the stage after which the learning rate, fallen to its last, begins anew; []: none",
+    )
     clip: float = Field(default=1.0, ge=0, description="gradient norm limit; 0 is none")
     precision: Literal["auto", "bf16", "fp32"] = Field(
         default="auto", description="auto (bf16 where the processor has it), bf16 or fp32"
@@ -368,7 +372,7 @@ class RunConfig(Section):
         number of workers, which changes neither the order of samples nor the global batch.
         """
         stage = self.stage(number).model_dump(mode="json", exclude={"keep", "save_every", "log_every"})
-        for name, usual in (("pretrained_rate", 1), ("pretrained_frozen", 0), ("best", None)):
+        for name, usual in (("pretrained_rate", 1), ("pretrained_frozen", 0), ("best", None), ("restarts", [])):
             if stage[name] == usual:
                 del stage[name]  # as before there was such a field
         # A weight of 1 is what a source has that is not named.

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ember_platform.data.order import Plan, epoch_order, epoch_samples, share_edges, steps_per_epoch
+from ember_platform.data.order import Plan, epoch_order, epoch_samples, restart_steps, share_edges, steps_per_epoch
 
 lengths = st.lists(st.integers(0, 400), max_size=300)
 seeds = st.integers(0, 2**31 - 1)
@@ -66,6 +66,13 @@ def test_mixing_repeats_and_rotates(a: int, b: int, weight: float, seed: int) ->
     if b:
         assert abs(counts[a:].sum() - 4 * weight * b) < 1 + 1e-6
         assert counts[a:].max() - counts[a:].min() <= 1
+
+
+def test_a_stage_s_epochs_are_steps_of_its_phases() -> None:
+    plans = [Plan(np.arange(10), ["a"] * 10, 4, epochs, 0, "s", {}) for epochs in (2, 3)]
+    # Three steps an epoch; the end of the first phase and of the stage begin nothing anew.
+    assert restart_steps(plans, [1, 2, 3, 4, 5, 9]) == [(3,), (3, 6)]
+    assert restart_steps(plans, []) == [(), ()]
 
 
 def test_a_plan_counts_its_steps_and_stops_at_the_most() -> None:

@@ -115,6 +115,16 @@ def epoch_samples(sources: Sequence[str], mixing: Mapping[str, float], seed: int
     return np.sort(np.concatenate(parts)) if parts else np.zeros(0, np.int64)
 
 
+def restart_steps(plans: Sequence[Plan], epochs: Sequence[int]) -> list[tuple[int, ...]]:
+    """For each phase the steps with which it goes on after these epochs of the stage; its first step is none."""
+    found, before = [], 0
+    for plan in plans:
+        own = [plan.epoch_starts[epoch - before] for epoch in epochs if 0 < epoch - before < len(plan.epoch_starts)]
+        found.append(tuple(step for step in own if step < plan.steps))
+        before += plan.epochs
+    return found
+
+
 def epoch_size(counts: Mapping[str, int], mixing: Mapping[str, float]) -> int:
     """Samples of the first epoch (others may differ by one a source) over sources with so many records."""
     return sum(int(count * mixing.get(source, 1.0)) for source, count in counts.items())

@@ -47,10 +47,11 @@ class Backend(Protocol):
 
 @dataclass(frozen=True)
 class PhasePlan:
-    """One phase: its name and its optimizer steps."""
+    """One phase: its name, its optimizer steps, and at which of them the learning rate begins anew."""
 
     name: str
     steps: int
+    restarts: tuple[int, ...] = ()
 
 
 @dataclass
@@ -194,6 +195,7 @@ class _Phase:
             job.settings.learning_rate_of(self.phase),
             job.settings.warmup_ratio,
             job.settings.min_lr_ratio,
+            self.plan.restarts,
         )
         norm = self.engine.step(rate)
         self.state.step += 1

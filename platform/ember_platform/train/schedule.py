@@ -8,10 +8,15 @@ from __future__ import annotations
 import hashlib
 import math
 import random
+from collections.abc import Sequence
 
 
-def learning_rate(step: int, total: int, peak: float, warmup_ratio: float, min_ratio: float) -> float:
+def learning_rate(
+    step: int, total: int, peak: float, warmup_ratio: float, min_ratio: float, restarts: Sequence[int] = ()
+) -> float:
     """Linear warm-up to `peak`, then a cosine down to `peak * min_ratio` at the last step.
+
+    With restarts that is done anew from each of them to the next (Loshchilov and Hutter, 2017).
 
     Args:
         step: optimizer steps done before this one, 0 for the first.
@@ -19,7 +24,10 @@ def learning_rate(step: int, total: int, peak: float, warmup_ratio: float, min_r
         peak: the highest rate.
         warmup_ratio: share of the steps that warm up, 0 to 1.
         min_ratio: the last rate as a share of the peak.
+        restarts: steps that begin anew, ascending, between 0 and `total`.
     """
+    begun = max((start for start in restarts if start <= step), default=0)
+    step, total = step - begun, min((start for start in restarts if start > step), default=total) - begun
     warmup = round(total * warmup_ratio)
     if step < warmup:
         return peak * (step + 1) / (warmup + 1)

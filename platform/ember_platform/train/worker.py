@@ -181,6 +181,7 @@ class _Worker:
                 log.close()
 
     def job(self, log: _Log | None) -> Any:
+        from ember_platform.data.order import restart_steps
         from ember_platform.data.reader import plan_of
         from ember_platform.train.loop import Job, PhasePlan
 
@@ -192,7 +193,12 @@ class _Worker:
             seed=self.config.seed,
             folder=self.folder,
             settings=self.settings,
-            phases=[PhasePlan(name, plan.steps) for name, plan in zip(self.stage.phases, self.plans, strict=True)],
+            phases=[
+                PhasePlan(name, plan.steps, restarts)
+                for name, plan, restarts in zip(
+                    self.stage.phases, self.plans, restart_steps(self.plans, self.settings.restarts), strict=True
+                )
+            ],
             batches=self.batches,
             ids=self.ids,
             engine=self.engine,

@@ -197,6 +197,8 @@ def _prepare(
         observers=list(observers or []),
     )
     settings = sweep.model_dump(mode="json", exclude={"trials", "concurrent", "config"})
+    if not sweep.scheduler.restarts:
+        del settings["scheduler"]["restarts"]  # as before there was such a field
     identity = {
         **settings,
         "settings": base.stage_digest(sweep.stage),

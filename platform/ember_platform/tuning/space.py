@@ -36,6 +36,7 @@ _OWN = {
     "max_steps": "the sweep's budget: set epochs at the top of the file",
     "eval_every": "trials are compared after each epoch",
     "best": "trials are compared by the first objective, and keep the model that is best by it",
+    "restarts": "set scheduler.restarts, which puts them where trials are compared",
     "eval_samples": "trials must be measured on the same records",
     "save_every": "it changes no result",
     "log_every": "it changes no result",
@@ -150,6 +151,9 @@ class SchedulerConfig(Section):
     method: Literal["asha", "none"] = Field(default="asha", description="asha or none (every trial trains to the end)")
     grace: int = Field(default=1, ge=1, description="epochs that every trial gets, at least 1")
     reduction: float = Field(default=2.0, gt=1, description="of so many trials at a rung one goes on, above 1")
+    restarts: bool = Field(
+        default=False, description="true: the learning rate falls to its end at every rung and begins anew after it"
+    )
 
 
 class SweepConfig(Section):
@@ -308,6 +312,10 @@ def budget(sweep: SweepConfig, base: RunConfig) -> list[str]:
     settings = [f"{at}.eval_every=null", f"{at}.save_every=null", f"{at}.keep=1"]
     if sweep.epochs is not None and sweep.epochs != base.stage(sweep.stage).epochs:
         settings += [f"{at}.epochs={sweep.epochs}", f"{at}.phase_epochs=null"]
+    if sweep.scheduler.restarts:
+        from ember_platform.tuning.rungs import milestones
+
+        settings.append(f"{at}.restarts={milestones(sweep.scheduler, sweep.epochs or base.stage(sweep.stage).epochs)}")
     stage = get_stage(sweep.stage)
     first = sweep.objectives[0].metric
     # What no validation tells cannot choose between a trial's models: the stage's own metric does.

@@ -25,6 +25,13 @@ def test_learning_rate_warms_up_and_falls_to_its_floor() -> None:
     assert rates[-1] == pytest.approx(1e-4)
 
 
+def test_a_learning_rate_that_begins_anew_is_a_schedule_after_another() -> None:
+    found = [learning_rate(step, 20, 1e-3, 0.25, 0.02, (4, 12)) for step in range(20)]
+    parts = [[learning_rate(step, length, 1e-3, 0.25, 0.02) for step in range(length)] for length in (4, 8, 8)]
+    assert found == [rate for part in parts for rate in part]
+    assert found[3] == found[11] == found[19] == pytest.approx(2e-5)
+
+
 @pytest.mark.parametrize("total", [1, 2, 3])
 @pytest.mark.parametrize("warmup", [0.0, 0.5, 1.0])
 def test_learning_rate_of_very_short_runs_is_positive(total: int, warmup: float) -> None:

@@ -88,6 +88,15 @@ def test_trials_keep_the_model_that_is_best_by_the_first_objective(tmp_path: Pat
         load_sweep(write(tmp_path, HEAD + "  stages.3.best: {choice: [first_choice, team_loss]}\n"))
 
 
+def test_the_learning_rate_begins_anew_where_trials_are_compared(tmp_path: Path) -> None:
+    path = write(tmp_path, HEAD + "  stages.3.warmup_ratio: {uniform: [0, 1]}\n")
+    assert load_sweep(path, ["epochs=8"])[1].stage(3).restarts == []
+    assert load_sweep(path, ["epochs=8", "scheduler.restarts=true"])[1].stage(3).restarts == [1, 2, 4]
+    assert load_sweep(path, ["epochs=8", "scheduler.restarts=true", "scheduler.grace=3"])[1].stage(3).restarts == [3, 6]
+    whole = ["epochs=8", "scheduler.restarts=true", "scheduler.method=none"]
+    assert load_sweep(path, whole)[1].stage(3).restarts == []
+
+
 def test_changes_reach_sweep_and_configuration(tmp_path: Path) -> None:
     path = write(tmp_path, HEAD + "  stages.3.warmup_ratio: {uniform: [0, 1]}\n")
     found, config = load_sweep(path, ["trials=3", "epochs=2"], ["stages.3.batch_size=16"])
