@@ -3,18 +3,17 @@
     python cluster/local.py submit -- python benchmarks/sweep_efficiency.py --space tune/stage3.yaml \
         --output_dir outputs/sweeps --resume_from outputs/stage2/final --seeds 3
 
-For each seed there are three sweeps of equally many trials from the same model, on the same records: `random` (no
-scheduler), `tpe` (with ASHA), and `restarts` (the same, with a learning rate that falls to its end at every rung, so
-that trials are compared as finished models). Told are the epochs of each, those after which it had first reached the
-best of `random`, and what a trial costs before its first step. Epochs are those of samples that were trained on, so
-what a stopped trial did after its last validation counts. A benchmark that was interrupted goes on where it was.
+For each seed there are two sweeps of equally many trials from the same model, on the same records: `random` (no
+scheduler) and `tpe` (with ASHA). Told are the epochs of each, the epochs after which `tpe` had first reached the best
+of `random`, and what a trial costs before its first step. Epochs are those of training records that were trained on,
+so what a stopped trial did after its last validation counts. A benchmark that was interrupted goes on where it was.
+With `stages.3.restarts` at the rungs (1, 2 and 4 of 8 epochs) both train so, and are compared as finished models.
 
 Training is a function of its settings, so a trial whose parameters were trained to the end before need not train again:
 its epochs are taken from there, one by one, until ASHA stops it. That are the defaults, with which every sweep begins,
 and the trials that TPE draws at random before it has something to go by, which are those of `random` of the same seed.
 They are charged as if they had trained, stopped ones with what the others trained too far, too. The first seed takes
-nothing over: all its sweeps train all of it, and the epochs that two of them trained are compared. What trained with
-restarts is another training than what did not. From the curves of
+nothing over: both its sweeps train all of it, and the epochs that both trained are compared. From the curves of
 `random` it also follows what ASHA alone would have saved.
 """
 
@@ -33,15 +32,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ember_platform.config import RunConfig
     from ember_platform.tuning.ledger import Ledger, Record
-    from ember_platform.tuning.space import Params, SweepConfig
+    from ember_platform.tuning.space import SweepConfig
 
 ARMS: dict[str, list[str]] = {
     "random": ["search.method=random", "scheduler.method=none"],
     "tpe": ["search.method=tpe", "scheduler.method=asha"],
-    "restarts": ["search.method=tpe", "scheduler.method=asha", "scheduler.restarts=true"],
 }
-#: What is told of each seed: the sweeps, and what follows from the first one's curves.
-SHOWN = ("random", "asha alone", "tpe", "restarts")
 #: Mark of a trial that was not trained again.
 TAKEN = "taken over from"
 
@@ -89,7 +85,7 @@ class Bench:
 
     def __init__(self, given: argparse.Namespace) -> None:
         self.given = given
-        self.trained: dict[tuple[str, str], tuple[str, Record]] = {}
+        self.trained: dict[str, tuple[str, Record]] = {}
         self.compared = {"epochs": 0, "equal": 0}
 
     def pair(self, seed: int) -> dict[str, Any]:
@@ -130,7 +126,7 @@ class Bench:
     def run(self, arm: str, seed: int) -> tuple[SweepConfig, RunConfig, list[Record]]:
         """One sweep, or what is left of it."""
         from ember_platform.storage import absolute
-        from ember_platform.tuning.ledger import FINISHED, Ledger
+        from ember_platform.tuning.ledger import FINISHED, Ledger, canonical
         from ember_platform.tuning.run import folder_of, run_sweep
 
         sweep, base = self.load(arm, seed)
@@ -144,24 +140,24 @@ class Bench:
         if not outcome.complete:
             raise KeyboardInterrupt
         for record in outcome.records:
-            before = self.trained.get(training(base, record.params))
+            before = self.trained.get(canonical(record.params))
             if before is not None and not taken(record):
                 pairs = list(zip(record.epochs, before[1].epochs, strict=False))
                 self.compared["epochs"] += len(pairs)
                 self.compared["equal"] += sum(a.value == b.value and a.metrics == b.metrics for a, b in pairs)
             elif before is None and record.status == FINISHED:
-                self.trained[training(base, record.params)] = (name, record)
+                self.trained[canonical(record.params)] = (name, record)
         return sweep, base, outcome.records
 
     def take_over(self, sweep: SweepConfig, base: RunConfig, ledger: Ledger) -> None:
         """Write the first trials of a sweep that were trained before into its ledger."""
         from ember_platform.train import folders
-        from ember_platform.tuning.ledger import PACE
+        from ember_platform.tuning.ledger import PACE, canonical
         from ember_platform.tuning.search import propose
 
         rows, known = epoch_rows(sweep, base), list[Any]()
         for number in range(sweep.trials):
-            before = self.trained.get(training(base, propose(sweep, base, known, number)))
+            before = self.trained.get(canonical(propose(sweep, base, known, number)))
             if before is None:
                 break
             known.append(replay(sweep, base, number, before[1], known, source=f"{before[0]}/{before[1].name}"))
@@ -228,13 +224,6 @@ def epoch_rows(sweep: SweepConfig, base: RunConfig) -> int:
     return epoch_size(Manifest.load(base.data.dir).sources(sweep.stage, "train"), base.stage(sweep.stage).mixing)
 
 
-def training(base: RunConfig, params: Params) -> tuple[str, str]:
-    """What makes two trials of any of the sweeps the same training: the shared settings, and their own."""
-    from ember_platform.tuning.ledger import canonical
-
-    return base.digest(), canonical(params)
-
-
 def taken(record: Record) -> bool:
     """Whether a trial was not trained again."""
     return (record.reason or "").startswith(TAKEN)
@@ -277,7 +266,7 @@ def account(sweep: SweepConfig, base: RunConfig, records: Sequence[Record]) -> d
 def summary(seeds: list[dict[str, Any]]) -> dict[str, Any]:
     """Means and spreads over the seeds; a seed whose goal was not reached is counted, not averaged."""
     found: dict[str, Any] = {"seeds": len(seeds)}
-    for arm in SHOWN:
+    for arm in ("random", "asha alone", "tpe"):
         reached = [share for one in seeds if (share := one["share_to_goal"][arm]) is not None]
         found[arm] = {
             "reached": len(reached),
@@ -310,7 +299,7 @@ def table(content: dict[str, Any]) -> list[str]:
             numbers = f"{abs(told['best']):7.4f} {told['epochs']:7.1f} {told['stopped']:7}"
             lines.append(f"{one['seed']:4}  {arm:12} {numbers}   {until}")
     found = content["summary"]
-    for arm in SHOWN:
+    for arm in ("random", "asha alone", "tpe"):
         told, at = found[arm], found[arm]["share_to_goal"]
         until = f"{at['mean']:.0%} ({at['low']:.0%} to {at['high']:.0%})" if at else "–"
         share = told["share"]
