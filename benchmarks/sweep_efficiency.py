@@ -49,7 +49,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--config", help="base configuration (default: the one that the search space names)")
     made.add_argument("--output_dir", default="outputs/sweeps", help="where everything is left")
     made.add_argument("--resume_from", help="model that every trial starts from (default: the stage before)")
-    made.add_argument("--objective", help="metric=mode in place of the search space's, e.g. team_loss=min")
+    made.add_argument("--objective", help="metric:mode in place of the search space's, e.g. team_loss:min")
     made.add_argument("--trials", type=int, help="trials of each sweep")
     made.add_argument("--epochs", type=int, help="epochs of a full training")
     made.add_argument("--startup", type=int, help="trials before TPE has something to go by")
@@ -118,7 +118,7 @@ class Bench:
         changes += [f"{name}={getattr(given, name)}" for name in ("trials", "epochs") if getattr(given, name)]
         changes += [f"search.startup={given.startup}"] if given.startup else []
         if given.objective:
-            metric, _, mode = given.objective.partition("=")
+            metric, _, mode = given.objective.partition(":")
             changes.append(f"objectives={json.dumps([{'metric': metric, 'mode': mode}])}")
         settings = [f"output_dir={absolute(given.output_dir)}", *given.overrides]
         return load_sweep(given.space, changes, settings, given.config)
