@@ -318,8 +318,9 @@ def budget(sweep: SweepConfig, base: RunConfig) -> list[str]:
         settings.append(f"{at}.restarts={milestones(sweep.scheduler, sweep.epochs or base.stage(sweep.stage).epochs)}")
     stage = get_stage(sweep.stage)
     first = sweep.objectives[0].metric
-    # What no validation tells cannot choose between a trial's models: the stage's own metric does.
-    settings.append(f"{at}.best={first if first in stage.judged and first != stage.metric else 'null'}")
+    # What no validation tells cannot choose between a trial's models: the base configuration's metric does.
+    if first in stage.judged:
+        settings.append(f"{at}.best={first if first != stage.metric else 'null'}")
     return settings
 
 

@@ -79,9 +79,11 @@ def test_trials_keep_the_model_that_is_best_by_the_first_objective(tmp_path: Pat
     assert load_sweep(write(tmp_path, HEAD + line))[1].stage(3).best is None  # the stage's own metric is meant
     loss = HEAD.replace("first_choice, mode: max", "team_loss, mode: min")
     assert load_sweep(write(tmp_path, loss + line))[1].stage(3).best == "team_loss"
-    # What no validation tells cannot: the stage's own metric does.
+    # What no validation tells cannot: the base configuration's metric does.
     speed = HEAD.replace("first_choice, mode: max", "latency_ms, mode: min")
     assert load_sweep(write(tmp_path, speed + line))[1].stage(3).best is None
+    assert load_sweep(tmp_path / "space.yaml", [], ["stages.3.best=team_exact"])[1].stage(3).best == "team_exact"
+    assert load_sweep(write(tmp_path, HEAD + line), [], ["stages.3.best=team_exact"])[1].stage(3).best is None
     with pytest.raises(ConfigError, match=r"space.yaml:3: objectives.0.mode: team_loss is better when it is less"):
         load_sweep(write(tmp_path, loss.replace("min", "max") + line))
     with pytest.raises(ConfigError, match=r"stages.3.best: cannot be swept"):
