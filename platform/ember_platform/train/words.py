@@ -341,7 +341,7 @@ def _train(trainer: WordsTrainer, manifest: Manifest, say: Callable[[str], None]
         trainer.read(some)
         say(f"words: {name}, {len(some)} tasks read in {time.perf_counter() - began:.0f} s")
     test = by_fleet(records["test"])
-    plain = {f"similarity, {name}": trainer.right(some) for name, some in test.items()}
+    plain = {f"similarity {name}": trainer.right(some) for name, some in test.items()}
     trainer.train(batches(config, manifest, records["train"]), by_fleet(records["validation"]))
     metrics = {name: trainer.right(some) for name, some in test.items()}
     trainer.model.processor = trainer.processor

@@ -167,6 +167,9 @@ def test_the_job_leaves_a_tracked_and_registered_model(tmp_path: Path, monkeypat
     assert version.tags["phase"] == "words"
     assert client.get_run(version.run_id).info.status == "FINISHED"
     assert [row.step for row in client.get_metric_history(version.run_id, "first_choice")] == [0, 1, 2]
+    logged = client.get_run(version.run_id).data.metrics
+    assert logged["test_free fleets"] == content["metrics"]["free fleets"]
+    assert logged["baseline_similarity free fleets"] == content["baselines"]["similarity free fleets"]
     assert [model.name for model in client.search_registered_models()] == ["embervlm-stage3"]  # none is served
     monkeypatch.setattr(words.WordsTrainer, "train", interrupted)
     with pytest.raises(KeyboardInterrupt):
