@@ -24,7 +24,8 @@ CONFIG = Path(__file__).parents[3] / "configs" / "words.yaml"
 
 
 def config(**words: float | str) -> RunConfig:
-    return load_config(CONFIG, ["device=cpu", *(f"words.{name}={value}" for name, value in words.items())])
+    own = [f"words.{name}={value}" for name, value in words.items()]
+    return load_config(CONFIG, ["device=cpu", "words.upper=null", *own])
 
 
 def readers() -> EmberVLM:
