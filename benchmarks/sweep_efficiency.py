@@ -5,7 +5,7 @@
 
 For each seed there are two sweeps of equally many trials from the same model, on the same records: `random` (no
 scheduler) and `tpe` (with ASHA). Told are the epochs of each, the epochs after which `tpe` had first reached the best
-of `random`, and what a trial costs before its first step. Epochs are those of training records that were trained on,
+of `random`, and what a trial costs before its first step. Epochs are those of samples that were trained on,
 so what a stopped trial did after its last validation counts. A benchmark that was interrupted goes on where it was.
 With `stages.3.restarts` at the rungs (1, 2 and 4 of 8 epochs) both train so, and are compared as finished models.
 
@@ -167,7 +167,6 @@ class Bench:
 
     def asha_alone(self, seed: int, records: Sequence[Record]) -> tuple[SweepConfig, RunConfig, list[Record]]:
         """What ASHA would have made of the random search: its curves, cut where ASHA would have stopped them."""
-
         sweep, base = self.load("tpe", seed)
         rows, cut = epoch_rows(sweep, base), list[Any]()
         for record in records:

@@ -33,14 +33,13 @@ from ember_platform.train.engine import autocast
 from ember_platform.train.optimizer import make_optimizer, set_rate
 from ember_platform.train.precision import resolve_precision
 from ember_platform.train.schedule import learning_rate, seed_step
-from ember_platform.train.setup import new_model
+from ember_platform.train.setup import new_model, stage_of
 from ember_platform.train.words import by_fleet
 from embervlm import EmberVLM, EmberVLMProcessor
 from embervlm.data.readers.base import Dataset, Found, LocalFiles
 from embervlm.data.readers.robot_selection import parts, read
 from embervlm.data.schema import Record
 from embervlm.evaluation.baselines import labels_of
-from embervlm.stages import get_stage
 from embervlm.stages.selection import RobotSelection, score_records
 from embervlm.stages.trusting import Scored, calibrate
 
@@ -104,7 +103,7 @@ class Trial:
         self.config, self.folder, self.settings = config, folder, config.stage(STAGE)
         folder.mkdir(parents=True, exist_ok=True)
         self.manifest = prepare(config, runner=lambda jobs, make: map(make, jobs))
-        stage = get_stage(STAGE, self.settings.losses)
+        stage = stage_of(self.config, STAGE)
         assert isinstance(stage, RobotSelection)
         stage.chain_share = stage.task_dropout = 0.0
         self.stage = stage

@@ -200,6 +200,11 @@ class Tracker:
         if len(self._buffer) >= _FLUSH_VALUES or self._clock() - self._last_flush >= _FLUSH_SECONDS:
             self.flush()
 
+    def log_measured(self, metrics: Mapping[str, Any], step: int) -> None:
+        """The figures of a `metrics.json`, as `test_*`, and its baselines, as `baseline_*`."""
+        for prefix, part in (("test", "metrics"), ("baseline", "baselines")):
+            self.log_metrics({f"{prefix}_{name}": value for name, value in metrics[part].items()}, step=step)
+
     def log_dataset(self, name: str, digest: str, source: str, context: str = "train") -> None:
         """Note which data the present run reads: the manifest's place and digest (`context`: train, test, …)."""
         run_id = self.run_id

@@ -236,8 +236,7 @@ class _Pipeline:
 
         run_id = self.tracker.start_stage(number, done["phases"][-1])
         self.tracker.log_dataset(f"stage{number}", done["data_digest"], self.data_dir)
-        self.tracker.log_metrics({f"test_{k}": v for k, v in metrics["metrics"].items()}, step=done["steps"])
-        self.tracker.log_metrics({f"baseline_{k}": v for k, v in metrics["baselines"].items()}, step=done["steps"])
+        self.tracker.log_measured(metrics, done["steps"])
         self.tracker.log_metrics({f"fitted_{k}": v for k, v in done.get("fitted", {}).items()}, step=done["steps"])
         before = number - 1
         lineage = {

@@ -307,10 +307,7 @@ def train_words(config: RunConfig, say: Callable[[str], None] = print) -> dict[s
         tracker.log_dataset(NAME, manifest.stage_digest(STAGE), manifest.dir)
         trainer.log = lambda row: tracker.log_metrics({k: v for k, v in row.items() if k != "step"}, step=row["step"])
         content = _train(trainer, manifest, say)
-        tracker.log_metrics({f"test_{k}": v for k, v in content["metrics"].items()}, step=trainer.rows[-1]["step"])
-        tracker.log_metrics(
-            {f"baseline_{k}": v for k, v in content["baselines"].items()}, step=trainer.rows[-1]["step"]
-        )
+        tracker.log_measured(content, trainer.rows[-1]["step"])
         folder = storage.join(config.output_dir, NAME)
         with tempfile.TemporaryDirectory(prefix="embervlm-words-") as temporary:
             trainer.model.save_pretrained(temporary)

@@ -85,6 +85,7 @@ class House:
             start_stage=lambda *a: "run",
             log_dataset=lambda *a: None,
             log_metrics=lambda found, step: self.logged.update(found),
+            log_measured=lambda content, step: self.logged.update(content["metrics"]),
             end_stage=print,
             log_figures=self.shown.append,
         )
