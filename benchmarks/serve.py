@@ -77,7 +77,7 @@ def parser() -> argparse.ArgumentParser:
     def command(name: str, run: Callable[..., dict[str, Any]], text: str) -> argparse.ArgumentParser:
         one = commands.add_parser(name, help=text)
         one.add_argument("--model", help="a model folder (default: random weights of --preset)")
-        one.add_argument("--preset", default="embervlm-37m")
+        one.add_argument("--preset", default="embervlm-37m-scratch")
         one.add_argument("--config", default="configs/laptop.yaml")
         one.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="compute threads in all")
         one.add_argument("--precision", choices=("bf16", "fp32"), default="bf16", help="the same for all")

@@ -1,7 +1,7 @@
 """Text sides compared: stage 3 on words alone, with the platform's own batches and optimizer, in one process.
 
     python benchmarks/text_sides.py --name minilm --robot_data robot-selection-dataset
-    python benchmarks/text_sides.py --name scratch preset=embervlm-37m stages.3.pretrained_rate=1
+    python benchmarks/text_sides.py --name scratch preset=embervlm-37m-scratch stages.3.pretrained_rate=1
     python benchmarks/text_sides.py --name pairs model.pair_reading=true
 
 Settings are those of `--config` and of the overrides behind it; no picture, no chain, no Ray. Judged are first choices

@@ -27,6 +27,13 @@ SLICES: dict[str, Callable[[Record], bool]] = {
 }
 
 
+def slice_rows(records: Sequence[Record]) -> dict[str, list[bool]]:
+    """Which records belong to each slice, empty ones included; where records have several sources, to each of those."""
+    found = {name: [belongs(r) for r in records] for name, belongs in SLICES.items()}
+    sources = sorted({r.source for r in records})
+    return found | ({name: [r.source == name for r in records] for name in sources} if len(sources) > 1 else {})
+
+
 #: Bounds of the parts by familiarity, in percent of validation inputs.
 FAMILIARITY = (0, 5, 25, 50, 100)
 
@@ -67,8 +74,8 @@ def selection_figures(answers: b.Answers, records: Sequence[Record]) -> Figures:
         team_micro_f1=m.micro_f1(answers.sent, can),
         infeasible_rate=m.infeasible_rate(answers.sent, can),
     )
-    for name, belongs in SLICES.items():
-        figures.update(_part(answers, records, [i for i, r in enumerate(records) if belongs(r)], name))
+    for name, row in slice_rows(records).items():
+        figures.update(_part(answers, records, [i for i, inside in enumerate(row) if inside], name))
     pairs = [r.tags.get("pair") for r in records]
     exact = [bool((s == y).all()) for s, y in zip(answers.sent, can, strict=True)]
     for name, right in (("counterfactual_both_right", hits), ("counterfactual_both_exact", np.array(exact))):
@@ -203,7 +210,8 @@ def baseline_figures(answers: dict[str, b.Answers], records: Sequence[Record]) -
 def evaluate_selection(
     asker: Asker, records: Sequence[Record], train: Sequence[Record] | None, with_baselines: bool, seed: int
 ) -> tuple[Figures, Figures, dict[str, Any]]:
-    """Metrics, baselines and tables of stage 3."""
+    """Metrics, baselines and tables of stage 3, of records that some robot can do: `suites.trusting` has the others."""
+    records = [r for r in records if r.labels] or records
     raw, compared = ask_all_ways(asker, records, with_baselines, seed)
     answers = as_arrays(records, raw)
     figures = selection_figures(answers, records)
@@ -214,7 +222,7 @@ def evaluate_selection(
     tables: dict[str, Any] = {
         "per_robot": robots,
         "reliability": c.reliability([p.max() for p in answers.confidence], m.first_choice_hits(answers.ranking, can)),
-        "slices": {name: sum(map(belongs, records)) for name, belongs in SLICES.items()},
+        "slices": {name: sum(row) for name, row in slice_rows(records).items()},
         "intervals": intervals(answers, records, seed),
         "predictions": predictions(answers, records, raw),
     }

@@ -66,15 +66,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "fusion_hidden": 512,
         "projection_dim": 128,
     },
+    # The text side a pretrained sentence encoder, its vocabulary cut to keep the product's size.
     "embervlm-37m": {
-        "vision_name": "repvit_m1_5",
-        "image_size": 224,
-        "text_config": _qwen3(384, 6, 6, 1536, 16384),
-        "fusion_hidden": 1024,
-        "projection_dim": 256,
-    },
-    # RepViT as above, the text side a pretrained sentence encoder, its vocabulary cut to keep the sizes.
-    "embervlm-37m-minilm": {
         "vision_name": "repvit_m1_5",
         "image_size": 224,
         "language": MINILM,
@@ -83,6 +76,14 @@ PRESETS: dict[str, dict[str, Any]] = {
         "projection_dim": 256,
         "similarity": 10.0,
         "word_kinds": 64,
+    },
+    # The same sizes with a decoder of our own, for those who have the text to train it from nothing.
+    "embervlm-37m-scratch": {
+        "vision_name": "repvit_m1_5",
+        "image_size": 224,
+        "text_config": _qwen3(384, 6, 6, 1536, 16384),
+        "fusion_hidden": 1024,
+        "projection_dim": 256,
     },
     "embervlm-48m": {
         "vision_name": "repvit_m1_5",

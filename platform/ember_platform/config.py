@@ -309,7 +309,7 @@ class RunConfig(Section):
     preset: str = Field(
         default="embervlm-37m",
         min_length=1,
-        description="a model preset: embervlm-nano, embervlm-37m, embervlm-37m-minilm (pretrained words), embervlm-48m",
+        description="a preset: embervlm-nano, embervlm-37m, embervlm-37m-scratch (no pretrained words), embervlm-48m",
     )
     device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="auto, cpu or cuda")
     model: dict[str, Any] = Field(default={}, description="fields of EmberVLMConfig that differ from the preset")

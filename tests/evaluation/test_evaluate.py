@@ -46,6 +46,17 @@ def test_stage_3_reads_every_figure_from_the_answers() -> None:
     json.dumps(found)
 
 
+def test_stage_3_tells_sources_apart_and_leaves_out_what_nobody_can_do() -> None:
+    world, others = fakes.selection_records(16), fakes.selection_records(12)
+    others = [dataclasses.replace(r, id=f"words-{r.id}", source="emberwords") for r in others]
+    nobody = [dataclasses.replace(r, id=f"nobody-{r.id}", labels=[]) for r in others]
+    found = evaluate_stage(fakes.FakeModel(), None, 3, [*world, *others, *nobody], None, baselines=False)
+    sizes = found["tables"]["slices"]
+    assert (sizes[world[0].source], sizes["emberwords"]) == (16, 12)
+    assert found["metrics"]["first_choice"] == found["metrics"]["first_choice_emberwords"] == 1.0
+    assert "emberwords" not in evaluate_stage(fakes.FakeModel(), None, 3, others, None)["tables"]["slices"]
+
+
 def test_text_only_records_leave_out_what_needs_a_picture() -> None:
     records = [dataclasses.replace(r, tags={}, robots=fakes.FLEET) for r in fakes.selection_records(16, image=False)]
     found = evaluate_stage(fakes.FakeModel(), None, 3, records, records)

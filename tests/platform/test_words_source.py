@@ -1,4 +1,4 @@
-"""Free words as a source of stage 3: off unless named, made like EmberWorld's shards, mixed by weight."""
+"""Free words as a source of stage 3: read only where they are named, made like EmberWorld's shards, mixed by weight."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from ember_platform.config import ConfigError, RunConfig, load_config
 from ember_platform.data.ingest import prepare
 from ember_platform.data.rows import Rows
 from ember_platform.data.sources import words_digest, world_digest, world_specs
+from ember_platform.train.setup import model_config
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 
@@ -26,11 +27,12 @@ def words_only(folder: Path, **more: Any) -> RunConfig:
     return RunConfig.model_validate({"data": {**data, **more}})
 
 
-@pytest.mark.parametrize("name", ["laptop", "training_stages", "published"])
-def test_free_words_are_off(name: str) -> None:
+@pytest.mark.parametrize("name", ["laptop", "training_stages", "published", "embervlm_37m"])
+def test_free_words_are_read_where_the_text_side_is_pretrained(name: str) -> None:
     config = load_config(CONFIGS / f"{name}.yaml")
-    assert "emberwords" not in config.sources
-    assert {spec.source for spec in world_specs(config)} == {"emberworld"}
+    pretrained = bool(model_config(config).language)
+    assert ("emberwords" in config.sources) == ("emberwords" in config.stage(3).mixing) == pretrained
+    assert ("emberwords" in {spec.source for spec in world_specs(config)}) == pretrained
 
 
 def test_shards_of_free_words_are_made_and_found_again(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from embervlm.evaluation import cues
 from embervlm.evaluation import metrics as m
 from embervlm.evaluation.asking import Asker, as_arrays, request
 from embervlm.evaluation.intervals import Sample
-from embervlm.evaluation.selection import SLICES, ask_all_ways, familiarity_slices, predictions
+from embervlm.evaluation.selection import ask_all_ways, familiarity_slices, predictions, slice_rows
 from embervlm.evaluation.suites.result import Estimates, Options
 from embervlm.evaluation.suites.trusting import familiarity_figures
 
@@ -24,9 +24,8 @@ _PARTS = ("first_choice", "team_exact", "team_iou")
 
 
 def slices_of(records: Sequence[Record]) -> dict[str, list[bool]]:
-    """The slices that the records' tags know, without those that are empty or everything."""
-    found = {name: [belongs(r) for r in records] for name, belongs in SLICES.items()}
-    return {name: row for name, row in found.items() if any(row) and not all(row)}
+    """The slices that the records know, without those that are empty or everything."""
+    return {name: row for name, row in slice_rows(records).items() if any(row) and not all(row)}
 
 
 def estimates(answers: b.Answers, records: Sequence[Record], seed: int, slices: Slices | None = None) -> Estimates:

@@ -14,6 +14,7 @@ from embervlm.evaluation.selection import words_only
 from embervlm.evaluation.suites.choosing import ask, beside, own_figures, rows_of, slices_of
 from embervlm.evaluation.suites.result import Options, SuiteResult
 from embervlm.evaluation.suites.trusting import none_figures
+from embervlm.world.dataset import SOURCE
 
 #: Records that a suite makes where there is no data folder.
 MADE = 512
@@ -44,7 +45,9 @@ def _records(options: Options) -> tuple[list[Record], list[Record] | None, str]:
     """Test records, training records without pictures where there are any, and where both are from."""
     if options.data is not None:
         train = read_split(options.data, _STAGE, "train", images=False, most=TRAINING) if options.baselines else None
-        return read_split(options.data, _STAGE, "test"), train, str(options.data)
+        found = read_split(options.data, _STAGE, "test")
+        # A run may have read other sources too; without EmberWorld's own records the suite asks those there are.
+        return [r for r in found if r.source == SOURCE] or found, train, str(options.data)
     from embervlm.world.dataset import build
 
     count = 2 * (options.limit or MADE)  # half of them are in pairs

@@ -78,7 +78,10 @@ def words(made: argparse.ArgumentParser, arguments: Sequence[str] | None = None)
         print(f"→ {storage.join(config.output_dir, NAME, folders.FINAL)}", flush=True)
         return 0
 
-    return _job(work, lambda: "interrupted; nothing is left, the same command begins again")
+    return _job(
+        work,
+        lambda: "interrupted: no model is left, its tracking run is closed as killed; the same command begins again",
+    )
 
 
 def _job(work: Callable[[], int], interrupted: Callable[[], str]) -> int:

@@ -104,9 +104,7 @@ class WordsTrainer:
         model.requires_grad_(False).eval()
         for name, part in (("word_kinds", model.lacking), ("similarity", model.selection.closeness)):
             if part is None:
-                raise PlanError(
-                    f"model.{name}: 0, so there are no readers of words to train; use preset=embervlm-37m-minilm"
-                )
+                raise PlanError(f"model.{name}: 0, so there are no readers of words to train; use preset=embervlm-37m")
         stage: Any = stage_of(self.config, STAGE)
         self.module = WordsModule(model, stage.weights)
         for part in (model.asking, model.lacking, model.selection.score.bias, model.selection.closeness):
