@@ -7,6 +7,8 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from ember_platform.tuning import analysis
 from ember_platform.tuning.ledger import FAILED, FINISHED, RUNNING, STOPPED, Record, pareto
 from ember_platform.tuning.space import Parameter, SweepConfig
@@ -27,6 +29,39 @@ def figures(sweep: SweepConfig, records: Sequence[Record], epochs: int) -> dict[
         "pareto": pareto_figure(sweep, records),
     }
     return {name: figure for name, figure in made.items() if figure is not None}
+
+
+class _Axis:
+    """An axis of values that one trial far behind the others does not flatten.
+
+    What is worse than the far fence (Tukey, 1977: three times the middle half's width beyond it) stands on the axis's
+    edge as a triangle; what is better is never cut.
+    """
+
+    def __init__(self, sweep: SweepConfig, values: Sequence[float]) -> None:
+        sign = sweep.objectives[0].sign()
+        worse = -sign * np.array([value for value in values if math.isfinite(value)] or [0.0])
+        first, third = np.quantile(worse, [0.25, 0.75])
+        inside = worse[worse <= third + 3 * (third - first)]
+        self.cut = bool(third > first and len(inside) < len(worse))
+        best, last = -sign * inside.min(), -sign * inside.max()
+        #: Where cut values stand.
+        self.edge = float(last + 0.1 * (last - best))
+        self._low, self._high = sorted((float(best), self.edge))
+        self._symbol = "triangle-up" if sign < 0 else "triangle-down"
+
+    def shown(self, values: Sequence[float]) -> list[float]:
+        """The values, those that are cut on the edge."""
+        return [min(max(v, self._low), self._high) for v in values] if self.cut else list(values)
+
+    def symbols(self, values: Sequence[float], usual: str = "circle") -> list[str]:
+        """A mark for each value."""
+        return [usual if v == shown else self._symbol for v, shown in zip(values, self.shown(values), strict=True)]
+
+    @property
+    def ticks(self) -> dict[str, Any]:
+        """The range of a dimension that has no marks of its own."""
+        return {"range": [self._low, self._high]} if self.cut else {}
 
 
 def _figure(traces: list[Any], height: int = 360, **layout: Any) -> Figure:
@@ -56,12 +91,16 @@ def best_figure(sweep: SweepConfig, records: Sequence[Record]) -> Figure | None:
         return None
     spent = [row.spent for row in rows]
     hover = [f"trial {row.number:03d}, epoch {row.epoch}" for row in rows]
+    values = [row.value for row in rows]
+    axis = _Axis(sweep, values)
     each = go.Scatter(
-        x=spent, y=[row.value for row in rows], mode="markers", name="an epoch of a trial", text=hover,
-        marker={"color": COLOURS[STOPPED], "size": 6}, hovertemplate="%{text}: %{y:.4f}<extra></extra>",
+        x=spent, y=axis.shown(values), mode="markers", name="an epoch of a trial", text=hover, customdata=values,
+        cliponaxis=False,
+        marker={"color": COLOURS[STOPPED], "size": 6, "symbol": axis.symbols(values)},
+        hovertemplate="%{text}: %{customdata:.4f}<extra></extra>",
     )  # fmt: skip
     best = go.Scatter(
-        x=spent, y=[row.best for row in rows], mode="lines", name="best so far",
+        x=spent, y=axis.shown([row.best for row in rows]), mode="lines", name="best so far",
         line={"color": _BEST, "width": 2.5, "shape": "hv"}, hovertemplate="%{y:.4f} after %{x} epochs<extra></extra>",
     )  # fmt: skip
     return _figure([each, best], xaxis={"title": "epochs spent, all trials"}, yaxis={"title": value_label(sweep)})
@@ -76,19 +115,23 @@ def rungs_figure(sweep: SweepConfig, records: Sequence[Record], epochs: int) -> 
         return None
     traces: list[Any] = []
     named: set[str] = set()
+    axis = _Axis(sweep, [e.value for record in told for e in record.epochs])
     for record in told:
         x, y = [e.epoch for e in record.epochs], [e.value for e in record.epochs]
-        ends = ["circle"] * (len(x) - 1) + ["x" if record.status in (STOPPED, FAILED) else "circle"]
+        marks = axis.symbols(y)
+        if record.status in (STOPPED, FAILED):
+            marks[-1] = "x"
         traces.append(
             go.Scatter(
-                x=x, y=y, mode="lines+markers", name=record.status, legendgroup=record.status,
+                x=x, y=axis.shown(y), customdata=y, cliponaxis=False,
+                mode="lines+markers", name=record.status, legendgroup=record.status,
                 showlegend=record.status not in named, line={"color": COLOURS[record.status], "width": 1.4},
-                marker={"size": 8, "symbol": ends}, text=[f"trial {record.name} ({record.status})"] * len(x),
-                hovertemplate="%{text}<br>epoch %{x}: %{y:.4f}<extra></extra>",
+                marker={"size": 8, "symbol": marks}, text=[f"trial {record.name} ({record.status})"] * len(x),
+                hovertemplate="%{text}<br>epoch %{x}: %{customdata:.4f}<extra></extra>",
             )
         )  # fmt: skip
         named.add(record.status)
-    marks = analysis.milestones(sweep.scheduler, epochs)
+    milestones = analysis.milestones(sweep.scheduler, epochs)
     shapes = [
         {
             "type": "line",
@@ -99,10 +142,10 @@ def rungs_figure(sweep: SweepConfig, records: Sequence[Record], epochs: int) -> 
             "yref": "paper",
             "line": {"color": "#b8c0c8", "dash": "dot"},
         }
-        for at in marks
+        for at in milestones
     ]
-    axis = {"title": "epoch of the trial (dotted: rungs)", "dtick": 1 if epochs <= 20 else None}
-    return _figure(traces, xaxis=axis, yaxis={"title": value_label(sweep)}, shapes=shapes)
+    across = {"title": "epoch of the trial (dotted: rungs)", "dtick": 1 if epochs <= 20 else None}
+    return _figure(traces, xaxis=across, yaxis={"title": value_label(sweep)}, shapes=shapes)
 
 
 def parallel_figure(sweep: SweepConfig, records: Sequence[Record]) -> Figure | None:
@@ -114,9 +157,10 @@ def parallel_figure(sweep: SweepConfig, records: Sequence[Record]) -> Figure | N
         return None
     dimensions = [_dimension(sweep, name, told) for name in sweep.space]
     reached = [float(len(record.epochs)) for record in told]
-    values = [last_value(record) for record in told]
+    axis = _Axis(sweep, [last_value(record) for record in told])
+    values = axis.shown([last_value(record) for record in told])
     dimensions.append({"label": "epochs", "values": reached, "range": [0, max(reached)]})
-    dimensions.append({"label": sweep.objectives[0].metric, "values": values, "tickformat": ".3f"})
+    dimensions.append({"label": sweep.objectives[0].metric, "values": values, "tickformat": ".3f", **axis.ticks})
     # Pale to strong; the last axis says which value a shade is.
     line = {
         "color": values,
@@ -190,6 +234,7 @@ def slices_figure(sweep: SweepConfig, records: Sequence[Record]) -> Figure | Non
     told = [record for record in records if record.epochs]
     if not told:
         return None
+    axis = _Axis(sweep, [last_value(record) for record in told])
     columns = min(3, len(sweep.space))
     lines = -(-len(sweep.space) // columns)
     grid = make_subplots(lines, columns, shared_yaxes=True, horizontal_spacing=0.04, vertical_spacing=0.22 / lines)
@@ -197,10 +242,13 @@ def slices_figure(sweep: SweepConfig, records: Sequence[Record]) -> Figure | Non
         there = [record for record in told if name in record.params]
         texts = [f"trial {r.name} ({r.status}, {len(r.epochs)} epochs)" for r in there]
         shown = [r.params[name] if parameter.choice is None else json.dumps(r.params[name]).strip('"') for r in there]
+        values = [last_value(r) for r in there]
+        marker = {"color": [COLOURS[r.status] for r in there], "size": 8, "symbol": axis.symbols(values)}
         trace = go.Scatter(
-            x=shown, y=[last_value(r) for r in there], mode="markers", showlegend=False, text=texts,
-            marker={"color": [COLOURS[r.status] for r in there], "size": 8, "line": {"color": "white", "width": 0.6}},
-            hovertemplate="%{text}<br>%{x}: %{y:.4f}<extra></extra>",
+            x=shown, y=axis.shown(values), mode="markers", showlegend=False, text=texts, customdata=values,
+            cliponaxis=False,
+            marker={**marker, "line": {"color": "white", "width": 0.6}},
+            hovertemplate="%{text}<br>%{x}: %{customdata:.4f}<extra></extra>",
         )  # fmt: skip
         row, column = i // columns + 1, i % columns + 1
         grid.add_trace(trace, row, column)

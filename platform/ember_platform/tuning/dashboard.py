@@ -28,8 +28,14 @@ from ember_platform.tuning.space import SweepConfig
 
 _TEMPLATE = Path(__file__).with_name("page.html")
 _TITLES = {
-    "best": ("Best so far", "Every epoch of every trial in the order of time, and the best value yet."),
-    "rungs": ("Who was stopped when", "A line per trial; a cross is where it was stopped or failed."),
+    "best": (
+        "Best so far",
+        "Every epoch of every trial in the order of time, and the best value yet. Triangles lie beyond the axis.",
+    ),
+    "rungs": (
+        "Who was stopped when",
+        "A line per trial; a cross is where it was stopped or failed, a triangle lies beyond the axis.",
+    ),
     "pareto": (
         "Pareto front",
         "Finished trials; no other is as good in both and better in one than those on the line.",

@@ -66,6 +66,24 @@ def test_everything_is_on_the_page(tmp_path: Path) -> None:
     assert axes[:3] == ["optimizer", "learning_rate", "weight_decay"]
 
 
+@pytest.mark.parametrize(("mode", "far", "mark"), [("min", 90.0, "triangle-up"), ("max", -90.0, "triangle-down")])
+def test_a_trial_far_behind_stands_on_the_edge_and_flattens_nothing(
+    tmp_path: Path, mode: str, far: float, mark: str
+) -> None:
+    records = [record(n, [0.5 + 0.01 * n], params=params(0.01, None, 8)) for n in range(8)]
+    records.append(record(8, [far], STOPPED, params=params(0.1, None, 8)))
+    made = write(tmp_path, records, objectives=[{"metric": "team_loss", "mode": mode}])
+    drawn = content(load_board(made))["figures"]
+    each = drawn["best"]["data"][0]
+    assert each["customdata"][8] == far, "what a reader points at is what was measured"
+    assert each["marker"]["symbol"] == ["circle"] * 8 + [mark]
+    assert max(each["y"]) - min(each["y"]) < 0.1
+    low, high = drawn["parallel"]["data"][0]["dimensions"][-1]["range"]
+    assert high - low < 0.1
+    one = content(load_board(write(tmp_path / "fine", records[:8])))["figures"]["best"]["data"][0]
+    assert one["y"] == one["customdata"], "with nobody far behind nothing is moved"
+
+
 def test_a_sweep_that_has_just_begun_has_a_page(tmp_path: Path) -> None:
     found = content(load_board(write(tmp_path, [record(0, [], RUNNING)])))
     assert found["figures"] == {}
