@@ -247,13 +247,14 @@ def require() -> State:
     return state
 
 
-def runtime_env() -> dict[str, Any]:
+def runtime_env(address: str) -> dict[str, Any]:
     """`cluster/runtime_env.yaml`, and what a job cannot see in the copy of the repository that it runs in.
 
-    That is where relative paths count from (the folder this was called in) and which code this is.
+    That is where relative paths count from (the folder this was called in), which code this is, and which cluster it
+    runs on: Ray Train's own actors look for one again, and where a machine has two they would find either.
     """
     values: dict[str, Any] = yaml.safe_load((ROOT / "cluster" / "runtime_env.yaml").read_text(encoding="utf-8"))
-    values["env_vars"][ROOT_VARIABLE] = os.getcwd()
+    values["env_vars"] |= {ROOT_VARIABLE: os.getcwd(), "RAY_ADDRESS": address}
     if (ROOT / ".git").exists() and shutil.which("git"):
         try:
             changed = "-changed" if _git("status", "--porcelain", "--untracked-files=no") else ""
@@ -299,7 +300,8 @@ def submit(entrypoint: list[str], metadata: dict[str, str] | None = None) -> int
         command = [ray, "job", "logs", "--follow", job]
     else:
         job = f"ember-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
-        command = [ray, "job", "submit", "--submission-id", job, "--runtime-env-json", json.dumps(runtime_env())]
+        environment_of_job = json.dumps(runtime_env(state.address))
+        command = [ray, "job", "submit", "--submission-id", job, "--runtime-env-json", environment_of_job]
         command += ["--metadata-json", json.dumps(metadata)] if metadata else []
         command += ["--", *entrypoint]
     signal.signal(signal.SIGTERM, _interrupt)

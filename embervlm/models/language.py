@@ -64,10 +64,6 @@ class LanguageModel(nn.Module):
     def _take(self, decoder: Any) -> None:
         """Hold a decoder, its layers' norms fused; the last norm stays as it is, for heads read it in fp32."""
         self.decoder = decoder
-        if is_encoder(decoder.config):
-            # Words are predicted from the states themselves, by the embeddings: the transform before BERT's own output
-            # layer is not among a sentence encoder's weights.
-            decoder.cls.predictions.transform = nn.Identity()
         layers = getattr(decoder.get_decoder(), "layers", None)
         if layers is not None:
             fuse(layers)
@@ -87,6 +83,15 @@ class LanguageModel(nn.Module):
             if isinstance(found, nn.ModuleList):
                 return found
         raise ValueError(f"{type(body).__name__} has no list of layers")
+
+    def pretrained_parameters(self) -> list[nn.Parameter]:
+        """What `load_pretrained` fills. Of an encoder that is all but its output head, by which words are written.
+
+        A sentence encoder comes without one, and its states alone say what a text means, not how it goes on: BERT's
+        transform before the embeddings starts new, and learns at the rate of new parts.
+        """
+        read = self.decoder.get_decoder() if is_encoder(self.decoder.config) else self.decoder
+        return list(read.parameters())
 
     def resize(self, vocabulary: int) -> None:
         """Grow the embedding table to hold at least `vocabulary` tokens."""
@@ -140,4 +145,5 @@ class LanguageModel(nn.Module):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """(…, D) → (…, vocabulary)."""
-        return self.decoder.get_output_embeddings()(hidden if self.narrow is None else hidden.to(self.narrow))
+        output = self.decoder.cls if is_encoder(self.decoder.config) else self.decoder.get_output_embeddings()
+        return output(hidden if self.narrow is None else hidden.to(self.narrow))

@@ -180,10 +180,8 @@ class EmberVLM(SelectionMixin, WritingMixin, PreTrainedModel):
 
     def pretrained_parameters(self) -> list[nn.Parameter]:
         """The parameters of the parts that started from pretrained weights, as the configuration names them."""
-        parts: list[nn.Module] = [self.language] if self.config.language else []
-        if self.config.vision_weights:
-            parts.append(self.vision)
-        return [parameter for part in parts for parameter in part.parameters()]
+        words = self.language.pretrained_parameters() if self.config.language else []
+        return words + (list(self.vision.parameters()) if self.config.vision_weights else [])
 
     def freeze_lowest(self, layers: int) -> None:
         """Keep a pretrained text side's embeddings and so many lowest layers as they are; nothing where layers is 0.
@@ -206,6 +204,9 @@ class EmberVLM(SelectionMixin, WritingMixin, PreTrainedModel):
             nn.init.normal_(module.weight, std=0.02)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.LayerNorm):
+            nn.init.ones_(module.weight)
+            nn.init.zeros_(module.bias)
         elif isinstance(module, FusionAdapter):
             nn.init.normal_(module.places, std=0.02)
         elif isinstance(module, RobotReference):

@@ -28,6 +28,13 @@ def where():
     import ember_platform, embervlm
     return embervlm.__file__, ember_platform.__file__
 
+@ray.remote(num_cpus=0.5)
+def cluster():
+    import os
+    return os.environ["RAY_ADDRESS"]
+
+# Ray Train's own actors look for a cluster; with another one on the machine they must be told which.
+assert ray.get(cluster.remote()) == ray.get_runtime_context().gcs_address
 print("files", *ray.get(where.remote()))
 from ember_platform.storage import absolute
 print("relative", absolute("here"))
