@@ -189,7 +189,7 @@ class WordsTrainer:
             clip: gradient norm limit; 0 is none.
         """
         settings = self.config.words
-        pretrained = self.model.language.parameters()
+        pretrained = self.model.language.pretrained_parameters()
         optimizer = make_optimizer("adamw", self.module, settings.weight_decay, pretrained, pretrained_rate)
         for step, records in zip(range(count), batches, strict=False):
             seed_step(self.config.seed, STAGE, int(self.live), step, 0)

@@ -45,18 +45,16 @@ class _Axis:
         inside = worse[worse <= third + 3 * (third - first)]
         self.cut = bool(third > first and len(inside) < len(worse))
         best, last = -sign * inside.min(), -sign * inside.max()
-        #: Where cut values stand.
-        self.edge = float(last + 0.1 * (last - best))
-        self._low, self._high = sorted((float(best), self.edge))
+        self._low, self._high = sorted((float(best), float(last + 0.1 * (last - best))))
         self._symbol = "triangle-up" if sign < 0 else "triangle-down"
 
     def shown(self, values: Sequence[float]) -> list[float]:
         """The values, those that are cut on the edge."""
         return [min(max(v, self._low), self._high) for v in values] if self.cut else list(values)
 
-    def symbols(self, values: Sequence[float], usual: str = "circle") -> list[str]:
+    def symbols(self, values: Sequence[float]) -> list[str]:
         """A mark for each value."""
-        return [usual if v == shown else self._symbol for v, shown in zip(values, self.shown(values), strict=True)]
+        return ["circle" if v == shown else self._symbol for v, shown in zip(values, self.shown(values), strict=True)]
 
     @property
     def ticks(self) -> dict[str, Any]:
@@ -99,9 +97,11 @@ def best_figure(sweep: SweepConfig, records: Sequence[Record]) -> Figure | None:
         marker={"color": COLOURS[STOPPED], "size": 6, "symbol": axis.symbols(values)},
         hovertemplate="%{text}: %{customdata:.4f}<extra></extra>",
     )  # fmt: skip
+    bests = [row.best for row in rows]
     best = go.Scatter(
-        x=spent, y=axis.shown([row.best for row in rows]), mode="lines", name="best so far",
-        line={"color": _BEST, "width": 2.5, "shape": "hv"}, hovertemplate="%{y:.4f} after %{x} epochs<extra></extra>",
+        x=spent, y=axis.shown(bests), mode="lines", name="best so far", customdata=bests,
+        line={"color": _BEST, "width": 2.5, "shape": "hv"},
+        hovertemplate="%{customdata:.4f} after %{x} epochs<extra></extra>",
     )  # fmt: skip
     return _figure([each, best], xaxis={"title": "epochs spent, all trials"}, yaxis={"title": value_label(sweep)})
 

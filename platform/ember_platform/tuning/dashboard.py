@@ -42,10 +42,13 @@ _TITLES = {
     ),
     "parallel": (
         "Parallel coordinates",
-        "A line per trial, through its parameters to its last value. Drag along an axis to select.",
+        "A line per trial, through its parameters to its last value, or to the edge of the axis. Drag to select.",
     ),
     "importance": ("What mattered", ""),
-    "slices": ("Value over each parameter", "A point per trial at its last value; grey ones were stopped early."),
+    "slices": (
+        "Value over each parameter",
+        "A point per trial at its last value; grey ones were stopped early, triangles lie beyond the axis.",
+    ),
 }
 _IMPORTANCE = (
     "Share of the variance between trials after epoch {epoch} that a random forest explains by each parameter: the "

@@ -76,6 +76,7 @@ def test_a_trial_far_behind_stands_on_the_edge_and_flattens_nothing(
     drawn = content(load_board(made))["figures"]
     each = drawn["best"]["data"][0]
     assert each["customdata"][8] == far, "what a reader points at is what was measured"
+    assert drawn["best"]["data"][1]["customdata"][0] == 0.5
     assert each["marker"]["symbol"] == ["circle"] * 8 + [mark]
     assert max(each["y"]) - min(each["y"]) < 0.1
     low, high = drawn["parallel"]["data"][0]["dimensions"][-1]["range"]
