@@ -94,9 +94,20 @@ class LanguageModel(nn.Module):
         return list(read.parameters())
 
     def resize(self, vocabulary: int) -> None:
-        """Grow the embedding table to hold at least `vocabulary` tokens."""
-        if vocabulary > self.vocabulary:
-            self.decoder.resize_token_embeddings(vocabulary)
+        """Grow the embedding table to hold at least `vocabulary` tokens; new ones lie as far apart as words do.
+
+        They are drawn with the mean and deviation of the table's own rows. transformers would put them all on the mean,
+        and where the table is frozen they would stay there: no text that needs to tell them apart could be written.
+        """
+        before = self.vocabulary
+        if vocabulary <= before:
+            return
+        self.decoder.resize_token_embeddings(vocabulary, mean_resizing=False)
+        read, write = self.decoder.get_input_embeddings().weight, self.decoder.get_output_embeddings().weight
+        with torch.no_grad():
+            for table in [read] if read is write else [read, write]:
+                deviation, mean = torch.std_mean(table[:before], dim=0)
+                table[before:] = mean + deviation * torch.randn_like(table[before:])
 
     def compute_in(self, dtype: torch.dtype) -> None:
         """Hold and run the decoder in another precision, for answering only; what goes in and out stays float32."""

@@ -96,6 +96,17 @@ def test_the_cut_vocabulary_keeps_letters_and_frequent_words(encoder: Path) -> N
         built(encoder, language_vocabulary=20)
 
 
+def test_new_tokens_lie_as_far_apart_as_words_do(encoder: Path) -> None:
+    """They may be frozen: tokens that are one in the table can never be told apart, read or written."""
+    model = built(encoder)
+    table = model.language.decoder.get_input_embeddings().weight.detach()
+    new = torch.tensor([model.config.token_ids[name] for name in SPECIAL_TOKENS])
+    assert int(new.min()) >= 100, "rows that the encoder did not have"
+    apart, words = torch.pdist(table[new]), torch.pdist(table[: int(new.min())])
+    assert words.mean() / 2 < apart.min()
+    assert apart.max() < words.mean() * 2
+
+
 def test_a_pretrained_encoder_survives_saving(encoder: Path, tmp_path: Path) -> None:
     model = built(encoder, language_vocabulary=152)
     model.save_pretrained(tmp_path)
