@@ -62,7 +62,7 @@ class Job:
         number, digest, seed: of the stage and its run.
         folder: the stage's; its checkpoints go there.
         settings: the stage's configuration.
-        phases: what to do, in order.
+        phases: what to do, in order; one of no steps is passed over.
         batches: (phase index, first step) → the remaining steps, each with its place and its micro-batches.
         ids: places among the training records → their ids, for messages.
         engine: phase index → an engine on the stage's module, made after the phase's parameters were set to train.
@@ -100,6 +100,11 @@ class Job:
     together: Callable[[int], int] = lambda phase: 1
     patience: float = 300.0
 
+    @property
+    def last_phase(self) -> int:
+        """The phase that ends the stage: the last that has steps."""
+        return max((i for i, plan in enumerate(self.phases) if plan.steps), default=0)
+
 
 @dataclass
 class _Log:
@@ -126,10 +131,12 @@ def train(job: Job, resume: Path | None = None) -> tuple[ck.RunState, list[Row]]
         state.world_size = collectives.world_size()
     saver = Saver(job.folder, job.settings.keep, job.patience, job.report, job.say)
     try:
-        for phase in range(state.phase, len(job.phases)):
+        for phase in range(state.phase, job.last_phase + 1):
+            if not job.phases[phase].steps:
+                continue
             if phase > state.phase:
                 state.begin_phase(phase)
-            if not (state.phase_over and phase == len(job.phases) - 1):
+            if not (state.phase_over and phase == job.last_phase):
                 _Phase(job, phase, state, log, saver).run(resume)
             resume = None
     except Exception as error:
@@ -277,7 +284,7 @@ class _Phase:
             improved = self.judge(metrics)
         stop = settings.early_stop is not None and state.stale >= settings.early_stop.patience
         state.phase_over = last or stop
-        state.finished = state.phase_over and self.phase == len(self.job.phases) - 1
+        state.finished = state.phase_over and self.phase == self.job.last_phase
         if improved or state.phase_over or to_save:
             self.checkpoint(metrics)
         else:

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from ember_platform.config import EarlyStop
 from ember_platform.train import checkpoint as ck
-from ember_platform.train.loop import TrainingError, train
+from ember_platform.train.loop import PhasePlan, TrainingError, train
 from tests.platform.train.fakes import Run, interrupted_at, settings
 
 
@@ -179,6 +179,19 @@ def test_data_that_ends_too_soon_is_an_error(tmp_path: Path) -> None:
     run.job.batches = lambda phase, start: iter(())
     with pytest.raises(TrainingError, match="ended after 0 of 10 steps"):
         train(run.job)
+
+
+@pytest.mark.parametrize("empty", [0, 1])
+def test_a_phase_of_no_steps_is_passed_over(tmp_path: Path, empty: int) -> None:
+    run = Run(tmp_path, settings(), 2)
+    run.job.phases[empty] = PhasePlan("none", 0)
+    state, history = train(run.job)
+    assert (state.phase, state.finished) == (1 - empty, True)
+    assert {row["phase"] for row in history} == {1 - empty}
+    again = Run(tmp_path, settings(), 2)
+    again.job.phases[empty] = PhasePlan("none", 0)
+    assert train(again.job, tmp_path / state.name)[0] == state
+    assert again.seen == []
 
 
 def test_refuses_a_checkpoint_of_other_settings(tmp_path: Path) -> None:
