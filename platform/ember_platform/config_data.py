@@ -126,6 +126,13 @@ class DataConfig(Section):
     )
     robot_folds: int = Field(default=5, ge=2, description="folds that robot_data's tasks are cut into, at least 2")
     robot_fold: int = Field(default=0, ge=0, description="the fold that is the test split, 0 to robot_folds - 1")
+    robot_validation: float = Field(
+        default=0.125,
+        gt=0,
+        le=0.5,
+        multiple_of=0.125,
+        description="share of the other folds' tasks that validate, in eighths; a sweep over few tasks needs more",
+    )
     robot_augment: int = Field(
         default=1, ge=1, description="records made of each training record of robot_data: itself and other wordings"
     )

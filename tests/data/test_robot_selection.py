@@ -128,6 +128,14 @@ def test_a_task_is_in_one_split_and_tests_once_over_the_folds() -> None:
         assert sum(fold_split(plain(task), 5, fold) == "test" for fold in range(5)) == 1
 
 
+def test_more_of_the_tasks_that_do_not_test_may_validate() -> None:
+    tasks = [f"Dig hole {i}." for i in range(400)]
+    splits = [[fold_split(plain(task), 5, 2, share) for task in tasks] for share in (0.125, 0.375)]
+    assert all(a in (b, "train") for a, b in zip(*splits, strict=True)), "no task leaves test or validation"
+    rest = [[split for split in found if split != "test"] for found in splits]
+    assert [found.count("validation") / len(found) for found in rest] == pytest.approx([0.125, 0.375], abs=0.06)
+
+
 @pytest.mark.skipif(not SHARED.is_dir(), reason="the public robot-selection files are not here")
 def test_the_published_files() -> None:
     result = read(SHARED)

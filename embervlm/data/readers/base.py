@@ -103,7 +103,8 @@ class Dataset:
         questions: the file of questions, where they are apart from the answers (VQA).
         split: where all records go: train, validation or test. "auto": where the dataset says, else by the hash of
             the picture (of the task, where there is none), `test` and `validation` being the shares of those splits.
-        folds: above 0, the test split of "auto" is fold number `fold` of so many, and an eighth of the rest validates.
+        folds: above 0, the test split of "auto" is fold number `fold` of so many, and of the rest the share
+            `validation` validates, rounded up to eighths.
     """
 
     name: str
@@ -124,7 +125,7 @@ class Dataset:
         if said is not None:
             return said
         if self.folds:
-            return fold_split(key, self.folds, self.fold)
+            return fold_split(key, self.folds, self.fold, self.validation)
         place = _number(key) / 2**64
         if place < self.test:
             return "test"
@@ -142,12 +143,12 @@ class Dataset:
         return Picture(tuple(f"{base}/{name.lstrip('/')}" for name in names))
 
 
-def fold_split(key: str, folds: int, fold: int) -> str:
-    """The split of a key by its hash alone: one of `folds` folds tests, every eighth of the rest validates."""
+def fold_split(key: str, folds: int, fold: int, validation: float = 0.125) -> str:
+    """The split of a key by its hash alone: one of `folds` folds tests, so many eighths of the rest validate."""
     number = _number(key)
     if number % folds == fold % folds:
         return "test"
-    return "validation" if (number // folds) % 8 == 0 else "train"
+    return "validation" if (number // folds) % 8 < 8 * validation else "train"
 
 
 def _number(key: str) -> int:

@@ -152,7 +152,14 @@ def sources_of(config: RunConfig) -> list[Source]:
         share = data.max_bad_share if one.max_bad_share is None else one.max_bad_share
         found.append(Source(dataset, one.limit, one.augment, share))
     if data.robot_data:
-        robots = Dataset(ROBOT_SOURCE, ROBOT_SOURCE, data.robot_data, folds=data.robot_folds, fold=data.robot_fold)
+        robots = Dataset(
+            ROBOT_SOURCE,
+            ROBOT_SOURCE,
+            data.robot_data,
+            validation=data.robot_validation,
+            folds=data.robot_folds,
+            fold=data.robot_fold,
+        )
         found.append(Source(robots, None, data.robot_augment, data.max_bad_share))
     return found
 
