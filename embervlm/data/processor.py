@@ -7,6 +7,7 @@ T tokens of generated text, S pixels.
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -205,7 +206,8 @@ class EmberVLMProcessor(ProcessorMixin):
 
         def flush() -> None:
             if words:
-                parts.append(self.tokenizer.decode(words))
+                # WordPiece forgets what stood against a word, and its decoder mends only some of it.
+                parts.append(re.sub(r" (?=[:;])", "", self.tokenizer.decode(words)))
                 words.clear()
 
         for token, mention in zip(ids, mentions, strict=True):

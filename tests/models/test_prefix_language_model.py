@@ -96,6 +96,13 @@ def test_the_cut_vocabulary_keeps_letters_and_frequent_words(encoder: Path) -> N
         built(encoder, language_vocabulary=20)
 
 
+def test_what_is_written_reads_as_it_was_meant(encoder: Path) -> None:
+    processor = built(encoder).processor
+    ids, mentions = processor.pieces([("words", "seen: water. robot: "), ("mention", 0), ("words", ".")])
+    assert "".join(processor.parts(ids, mentions, ["Iris"])).replace(" ", "") == "seen:water.robot:[Iris]."
+    assert processor.plain(ids).startswith("seen: water. robot:")
+
+
 def test_new_tokens_lie_as_far_apart_as_words_do(encoder: Path) -> None:
     """They may be frozen: tokens that are one in the table can never be told apart, read or written."""
     model = built(encoder)
