@@ -6,6 +6,7 @@ Each seed is a training of its own (`jobs/train_words.py`), on records of its ow
 then answered twice: by the weights that validation found best, which never saw any of them, and in five folds by task,
 by those weights after some steps on the other four folds. Beside these stand majority and TF-IDF + logistic regression
 on the same folds, and on the test words the model untrained, which is the plain similarity of robot and task.
+With `--model` nothing is trained before the folds, and the seeds are those of the folds.
 """
 
 from __future__ import annotations
@@ -40,8 +41,9 @@ def main() -> int:
     flags.add_argument("--out", default="outputs/frozen_words", help="where the models and told.json are left")
     flags.add_argument("--robot_data", required=True, help="the public robot-selection files: a JSON file or a folder")
     flags.add_argument("--seeds", type=int, default=3)
+    flags.add_argument("--model", help="a words model that is there, to measure in folds alone")
     flags.add_argument("--fold_steps", type=int, default=120, help="steps on four folds, of 32 records each")
-    flags.add_argument("--fold_rate", type=float, default=2e-3, help="their peak learning rate")
+    flags.add_argument("--fold_rate", type=float, default=1e-3, help="their peak learning rate")
     flags.add_argument("--threads", type=int, default=2)
     flags.add_argument("overrides", nargs="*", metavar="field=value", help="fields of the configuration, dotted")
     given = flags.parse_intermixed_args()
@@ -53,6 +55,7 @@ def main() -> int:
                 found.setdefault(name, {}).setdefault(figure, []).append(value)
     for name, values in found.items():
         print(name, ", ".join(f"{f} {np.mean(v):.3f} ({min(v):.3f}-{max(v):.3f})" for f, v in values.items()))
+    Path(given.out).mkdir(parents=True, exist_ok=True)
     Path(given.out, "told.json").write_text(json.dumps({"arguments": vars(given), "found": found}, indent=1) + "\n")
     return 0
 
@@ -63,8 +66,8 @@ def one(given: argparse.Namespace, seed: int) -> dict[str, dict[str, float]]:
     config = load_config(
         given.config, [f"seed={seed}", f"output_dir={folder}", f"data.dir={folder}/data", *given.overrides]
     )
-    content = train_words(config)
-    trainer = WordsTrainer(config, *load_model(f"{folder}/{NAME}/{FINAL}"))
+    content = None if given.model else train_words(config)
+    trainer = WordsTrainer(config, *load_model(given.model or f"{folder}/{NAME}/{FINAL}"))
     records = public(given.robot_data)
     trainer.read(records)
     kept = {name: value.clone() for name, value in trainer.model.state_dict().items()}
@@ -76,11 +79,9 @@ def one(given: argparse.Namespace, seed: int) -> dict[str, dict[str, float]]:
         return answers(trainer, asked)
 
     some = next(iter(by_fleet(records).values()))
-    found = {
-        "test words": content["metrics"],
-        "test words, untrained": content["baselines"],
-        "public": {"first_choice": trainer.right(some)},
-    }
+    found = {"public": {"first_choice": trainer.right(some)}}
+    if content is not None:
+        found |= {"test words": content["metrics"], "test words, untrained": content["baselines"]}
     for name, learner in (("model", fine_tuned), ("tfidf", tfidf), ("majority", majority)):
         found[f"public in folds, {name}"] = answer_figures(fold_answers(records, learner, seed=seed), records)
     for name, figures in found.items():
