@@ -288,7 +288,7 @@ class _Worker:
             return
         from ember_platform.figures import snapshot_folder, snapshot_steps
 
-        last = row["phase"] == len(self.plans) - 1
+        last = not any(plan.steps for plan in self.plans[row["phase"] + 1 :])
         if row["phase_step"] not in snapshot_steps(info.steps, figures.snapshots, last):
             return
         write = self.snapshot_model()
