@@ -54,6 +54,11 @@ class PhasePlan:
     restarts: tuple[int, ...] = ()
 
 
+def last_phase(steps: Sequence[int]) -> int:
+    """The phase that ends a stage, of the steps of each: the last that has any."""
+    return max((phase for phase, count in enumerate(steps) if count), default=0)
+
+
 @dataclass
 class Job:
     """Everything a stage's training is made of, on one rank.
@@ -102,8 +107,8 @@ class Job:
 
     @property
     def last_phase(self) -> int:
-        """The phase that ends the stage: the last that has steps."""
-        return max((i for i, plan in enumerate(self.phases) if plan.steps), default=0)
+        """The phase that ends the stage."""
+        return last_phase([plan.steps for plan in self.phases])
 
 
 @dataclass

@@ -287,8 +287,9 @@ class _Worker:
         if not figures.enabled or self.stage.number == 0:
             return
         from ember_platform.figures import snapshot_folder, snapshot_steps
+        from ember_platform.train.loop import last_phase
 
-        last = not any(plan.steps for plan in self.plans[row["phase"] + 1 :])
+        last = row["phase"] == last_phase([plan.steps for plan in self.plans])
         if row["phase_step"] not in snapshot_steps(info.steps, figures.snapshots, last):
             return
         write = self.snapshot_model()
