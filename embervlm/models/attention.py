@@ -20,6 +20,7 @@ from transformers.integrations.sdpa_attention import repeat_kv
 
 if TYPE_CHECKING:
     from embervlm.models.cache import FleetView
+    from embervlm.models.writing import WritingAdapters
 
 NAME = "embervlm"
 _recorded: ContextVar[list[Tensor] | None] = ContextVar("recorded", default=None)
@@ -50,6 +51,7 @@ def attention(
     scaling: float | None = None,
     dropout: float = 0.0,
     view: FleetView | None = None,
+    writer: WritingAdapters | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
     """Scaled dot-product attention with a boolean mask.
@@ -58,6 +60,7 @@ def attention(
         query: (B, H, Q, d). key, value: (B, K heads, K, d).
         attention_mask: (B, 1, Q, K) True where a query may attend.
         view: what selection tokens see beside key and value, which are then their own; in place of a mask.
+        writer: the adapters of tokens that are being written.
 
     Returns:
         (B, Q, H, d) and None in place of the weights.
@@ -66,6 +69,9 @@ def attention(
         scale = query.shape[-1] ** -0.5 if scaling is None else scaling
         own = view.attend(int(module.layer_idx), query.to(value.dtype) * scale, key, value)  # type: ignore[arg-type]
         return own.transpose(1, 2).contiguous(), None
+    asked = query
+    if writer is not None:
+        query = writer.queries(int(module.layer_idx), asked)  # type: ignore[arg-type]
     groups = getattr(module, "num_key_value_groups", 1)
     key, value = repeat_kv(key, groups), repeat_kv(value, groups)
     record = _recorded.get()
@@ -91,6 +97,8 @@ def attention(
             dropout_p=dropout,
             scale=scaling,
         )
+    if writer is not None:
+        output = writer.found(int(module.layer_idx), asked, output)  # type: ignore[arg-type]
     return output.transpose(1, 2).contiguous(), None
 
 

@@ -76,6 +76,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "projection_dim": 256,
         "similarity": 10.0,
         "word_kinds": 64,
+        "writer_width": 64,
     },
     # The same sizes with a decoder of our own, for those who have the text to train it from nothing.
     "embervlm-37m-scratch": {
@@ -129,6 +130,8 @@ class EmberVLMConfig(PretrainedConfig):
             then costs a task's tokens per robot; the words of both meet in every layer instead of in one token.
         word_kinds: kinds of requirement that are read from the words of robots and tasks alone: first `requirements`,
             then `NAMED_KINDS`, and others that have no name. 0: none are read so.
+        writer_width: hidden width of the adapters that tokens being written pass through (`embervlm.models.writing`);
+            0: what writes is what reads.
         requirements: kinds of requirement that the selection tokens give as reasons.
         token_ids: ids of "pad", "bos", "eos" and of `SPECIAL_TOKENS` in the tokenizer; set by the processor.
     """
@@ -160,6 +163,7 @@ class EmberVLMConfig(PretrainedConfig):
         similarity: float = 0.0,
         pair_reading: bool = False,
         word_kinds: int = 0,
+        writer_width: int = 0,
         requirements: Sequence[str] = REQUIREMENTS,
         token_ids: dict[str, int] | None = None,
         **kwargs: Any,
@@ -196,6 +200,9 @@ class EmberVLMConfig(PretrainedConfig):
         if word_kinds and word_kinds < least:
             raise ValueError(f"word_kinds: {word_kinds} is not enough for the {least} that have a name; 0 reads none")
         self.word_kinds = word_kinds
+        if writer_width < 0:
+            raise ValueError(f"writer_width: {writer_width} is below 0")
+        self.writer_width = writer_width
         self.requirements = list(requirements)
         self.token_ids = dict(token_ids) if token_ids else OWN_TOKEN_IDS.copy()
         super().__init__(**kwargs)

@@ -20,6 +20,7 @@ from embervlm.models.cache import FleetView, PrefixCache
 from embervlm.models.config import EmberVLMConfig, is_encoder, position_table
 from embervlm.models.fused import fuse
 from embervlm.models.sources import located
+from embervlm.models.writing import WritingAdapters
 
 
 class LanguageModel(nn.Module):
@@ -67,6 +68,13 @@ class LanguageModel(nn.Module):
         layers = getattr(decoder.get_decoder(), "layers", None)
         if layers is not None:
             fuse(layers)
+
+    @property
+    def attention_width(self) -> int:
+        """Width of a token's queries, all heads together."""
+        config = self.decoder.config
+        heads = int(config.num_attention_heads)
+        return heads * int(getattr(config, "head_dim", None) or config.hidden_size // heads)
 
     @property
     def layers(self) -> nn.ModuleList:
@@ -125,6 +133,7 @@ class LanguageModel(nn.Module):
         mask: Tensor | FleetView,
         positions: Tensor,
         cache: PrefixCache | None = None,
+        writer: WritingAdapters | None = None,
     ) -> tuple[Tensor, PrefixCache]:
         """Run the decoder.
 
@@ -134,6 +143,7 @@ class LanguageModel(nn.Module):
                 for a pass of selection tokens alone their view of that cache.
             positions: (B, T) rotary or learned positions; behind a learned table's end its last one stands.
             cache: keys and values of the tokens before; extended in place.
+            writer: the adapters that all these tokens pass through, where they are being written.
 
         Returns:
             The last hidden states (B, T, D), after the final norm, and the extended cache.
@@ -141,8 +151,10 @@ class LanguageModel(nn.Module):
         cache = PrefixCache() if cache is None else cache
         if self.table is not None:
             positions = positions.clamp(max=self.table - 1)
-        options = {"view": mask} if isinstance(mask, FleetView) else {}
+        options: dict[str, Any] = {"view": mask} if isinstance(mask, FleetView) else {}
         cache.keep_apart(bool(options))
+        if writer is not None:
+            options["writer"] = writer
         output = self.decoder.get_decoder()(
             inputs_embeds=embeddings if self.narrow is None else embeddings.to(self.narrow),
             attention_mask=mask.hidden if isinstance(mask, FleetView) else mask,

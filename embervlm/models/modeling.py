@@ -35,6 +35,7 @@ from embervlm.models.selecting import SelectionMixin
 from embervlm.models.trust import FILE, HUB_ARGUMENTS, Familiarity
 from embervlm.models.vision import VisionEncoder
 from embervlm.models.vocabulary import kept_tokens
+from embervlm.models.writing import WritingAdapters
 
 
 @dataclass
@@ -127,6 +128,10 @@ class EmberVLM(SelectionMixin, WritingMixin, PreTrainedModel):
         self.lacking = KindReader(width, kinds) if kinds else None
         self.asking = KindReader(width, kinds) if kinds else None
         self.reasoning = ReasoningModule(width)
+        self.writer = None
+        if config.writer_width:
+            layers, queries = len(self.language.layers), self.language.attention_width
+            self.writer = WritingAdapters(queries, layers, config.writer_width)
         self.post_init()
         # The decoder sits inside a plain module, where transformers does not look for tied weights.
         tied = getattr(self.language.decoder, "all_tied_weights_keys", None) or {}
@@ -183,6 +188,10 @@ class EmberVLM(SelectionMixin, WritingMixin, PreTrainedModel):
         words = self.language.pretrained_parameters() if self.config.language else []
         return words + (list(self.vision.parameters()) if self.config.vision_weights else [])
 
+    def writing_parts(self) -> list[nn.Module]:
+        """What learns to write beside the text side itself: the adapters, in a model that has any."""
+        return [] if self.writer is None else [self.writer]
+
     def freeze_lowest(self, layers: int) -> None:
         """Keep a pretrained text side's embeddings and so many lowest layers as they are; nothing where layers is 0.
 
@@ -218,6 +227,8 @@ class EmberVLM(SelectionMixin, WritingMixin, PreTrainedModel):
             module.logit_scale.fill_(2.66)
             # Here and not by their own type: transformers passes over modules that hold no parameter themselves.
             module.reasoning.start_as_identity()
+            if module.writer is not None:
+                module.writer.start_as_identity()
             for reader in (module.asking, module.lacking):
                 if reader is not None:
                     reader.start_quiet()
@@ -250,6 +261,8 @@ class EmberVLM(SelectionMixin, WritingMixin, PreTrainedModel):
         """
         self.vision.compute_dtype, self.vision.packed = dtype, packed
         self.language.compute_in(dtype)
+        if self.writer is not None:
+            self.writer.to(dtype)
         self.__dict__.pop("_fleet_cache", None)
         return self
 
@@ -344,14 +357,25 @@ class EmberVLM(SelectionMixin, WritingMixin, PreTrainedModel):
         )
         return pairs.masked_scatter(there[:, :, None], self.reference.summaries(hidden, mask).to(pairs.dtype))
 
-    def query(self, context: Context, embeddings: Tensor, kinds: Tensor, positions: Tensor, own: Tensor) -> Tensor:
+    def query(
+        self,
+        context: Context,
+        embeddings: Tensor,
+        kinds: Tensor,
+        positions: Tensor,
+        own: Tensor,
+        *,
+        writing: bool = True,
+    ) -> Tensor:
         """Append query tokens to a context (in place) and return their hidden states (B, Q, D).
 
-        `own` (B, Q) is the robot a selection token stands for, -1 for other tokens.
+        `own` (B, Q) is the robot a selection token stands for, -1 for other tokens. `writing` is for text and for the
+        selection tokens that see it; the direct ones read.
         """
         context.kinds = torch.cat([context.kinds, kinds], dim=1)
         mask = query_mask(kinds, context.kinds, own, context.fleet_mask, context.prefix_mask)
-        hidden, context.cache = self.language(embeddings, mask, positions, context.cache)
+        writer = self.writer if writing else None
+        hidden, context.cache = self.language(embeddings, mask, positions, context.cache, writer)
         return hidden
 
     def _select(self, context: Context) -> Tensor:
@@ -360,7 +384,7 @@ class EmberVLM(SelectionMixin, WritingMixin, PreTrainedModel):
         samples, robots = context.robot_index.shape
         # One sample shares no robot, and its fleet is copied in a moment.
         if samples == 1 or robots == 0 or recording():
-            return self.query(context, *tokens)
+            return self.query(context, *tokens, writing=False)
         embeddings, context.kinds, positions, _ = tokens
         view = FleetView(context.cache, context.robot_index, context.fleet_mask, context.prefix_mask)
         hidden, context.cache = self.language(embeddings, view, positions, context.cache)

@@ -56,7 +56,8 @@ class Alignment(Stage):
 
     def trained(self, model: EmberVLM, phase: str) -> list[nn.Module | nn.Parameter]:
         """Fusion, language and the shared embedding."""
-        return [model.fusion, model.language, model.image_pool, model.text_pool, model.logit_scale]
+        embedding: list[nn.Module | nn.Parameter] = [model.image_pool, model.text_pool, model.logit_scale]
+        return [model.fusion, model.language, *model.writing_parts(), *embedding]
 
     def module(self, model: EmberVLM) -> AlignmentModule:
         """The model with the alignment loss."""

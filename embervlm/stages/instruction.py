@@ -80,7 +80,7 @@ class Instruction(Stage):
 
     def trained(self, model: EmberVLM, phase: str) -> list[nn.Module | nn.Parameter]:
         """Fusion and language."""
-        return [model.fusion, model.language]
+        return [model.fusion, model.language, *model.writing_parts()]
 
     def module(self, model: EmberVLM) -> InstructionModule:
         """The model with the instruction loss."""

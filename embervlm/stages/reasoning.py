@@ -176,7 +176,7 @@ class Reasoning(Stage):
         """
         if phase not in self.phases:
             raise ValueError(f"stage 4: phase {phase!r} is not one of {', '.join(self.phases)}")
-        return [model.reasoning] if phase == "modules" else [model]
+        return [model.reasoning, *model.writing_parts()] if phase == "modules" else [model]
 
     def module(self, model: EmberVLM) -> ReasoningStageModule:
         """The model with the reasoning losses."""

@@ -117,6 +117,7 @@ class RobotSelection(Stage):
         """Fusion, language, selection, mentions, and the reasoning head that writes chains."""
         head = model.reasoning
         writing: list[nn.Module | nn.Parameter] = [head.reasoning_norm, head.reasoning_up, head.reasoning_down]
+        writing += model.writing_parts()
         readers = [reader for reader in (model.asking, model.lacking) if reader is not None]
         return [model.fusion, model.language, model.reference, model.selection, *readers, *writing]
 

@@ -55,6 +55,7 @@ def tiny(model_type: str = "qwen3", pair_reading: bool = False) -> EmberVLM:
         max_robot_tokens=256,
         similarity=2.0 if model_type == "bert" else 0.0,
         word_kinds=64 if model_type == "bert" else 0,
+        writer_width=8 if model_type == "bert" else 0,
         pair_reading=pair_reading,
     )
     corpus = [robot_text(robot) for robot in default_fleet()] * 3 + [TASK] * 3
@@ -66,6 +67,8 @@ def tiny(model_type: str = "qwen3", pair_reading: bool = False) -> EmberVLM:
         for name, parameter in model.named_parameters():
             if parameter.ndim > 1 and not name.startswith("vision."):
                 parameter.mul_(3)
+        for bottleneck in [] if model.writer is None else [*model.writer.look, *model.writer.take]:
+            bottleneck.up.weight.normal_(std=0.3)  # it starts at zero
         if model.selection.closeness is not None:
             model.selection.closeness.fill_(config.similarity)
     return model

@@ -39,8 +39,8 @@ def test_pretrained_words_keep_the_products_sizes() -> None:
     processor = EmberVLMProcessor.build(config)
     model = EmberVLM.from_parts(config, len(processor.tokenizer))
     get_stage(3).prepare(model, "main")
-    assert sum(p.numel() for p in model.parameters()) == pytest.approx(37e6, rel=0.01)
-    assert sum(p.numel() for p in model.parameters() if p.requires_grad) == pytest.approx(23e6, rel=0.02)
+    assert sum(p.numel() for p in model.parameters()) == pytest.approx(37.9e6, rel=0.01), "0.6M of them write"
+    assert sum(p.numel() for p in model.parameters() if p.requires_grad) == pytest.approx(24e6, rel=0.02)
     text = "fly to the third floor — 10 m³, no stairs"
     assert processor.tokenizer.unk_token_id not in processor.words(text)
     assert processor.tokenizer.decode(processor.words(text)) == text
