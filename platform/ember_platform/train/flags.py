@@ -59,7 +59,7 @@ def parser(description: str, stages: bool | None = True) -> argparse.ArgumentPar
         made.set_defaults(stage=3)
     elif stages:
         made.add_argument(
-            "--stages", default="1,2,3,4", help="stages to run, in order; stage 0 joins where it is needed"
+            "--stages", default="1,2,3,4", help="stages to run, in order; stage 0 joins where the eyes are untrained"
         )
     else:
         made.add_argument("--stage", type=int, required=True, help="the stage to run: 0, 1, 2, 3 or 4")

@@ -32,7 +32,7 @@ def main(made: argparse.ArgumentParser, arguments: Sequence[str] | None = None) 
         nonlocal request
         request = flags.parse(made, arguments)
         if request.dry_run:
-            numbers = wanted_stages(request.config, request.stages)
+            numbers = wanted_stages(request.config, request.stages, request.resume_from)
             start = first_model(request.config, numbers, request.resume_from)
             print("\n".join(plan_lines(request.config, numbers, start)))
             return 0
@@ -51,7 +51,7 @@ def folds(made: argparse.ArgumentParser, arguments: Sequence[str] | None = None)
         config = request.config
         check_folds(config)
         if request.dry_run:
-            numbers = wanted_stages(config, request.stages)
+            numbers = wanted_stages(config, request.stages, request.resume_from)
             start = first_model(config, numbers, request.resume_from)
             lines = plan_lines(fold_config(config, 0), numbers, start)
             print("\n".join([f"{config.data.robot_folds} folds; the first:", *lines]))
@@ -112,7 +112,7 @@ def _where_it_stands(request: flags.Request | None) -> str:
         return "interrupted before anything was done"
     found = [
         kept
-        for stage in wanted_stages(request.config, request.stages)
+        for stage in wanted_stages(request.config, request.stages, request.resume_from)
         if (kept := last_checkpoint(folders.stage_dir(request.config.output_dir, stage))) is not None
     ]
     return f"interrupted; the same command goes on from {found[-1] if found else 'the beginning'}"

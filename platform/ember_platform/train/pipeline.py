@@ -49,7 +49,7 @@ def run_pipeline(
 
     Args:
         config: of the run.
-        stages: numbers; stage 0 is added before stage 1 where the vision encoder has no pretrained weights.
+        stages: numbers; stage 0 is added before stage 1 where the vision encoder is untrained.
         resume_from: a checkpoint of the first stage, or a model folder or an earlier stage's checkpoint to start from.
         say: takes lines of progress.
         observers: see `stage_run.run_stage`.
@@ -64,7 +64,7 @@ def run_pipeline(
 
     if not register:
         config = config.model_copy(update={"figures": config.figures.model_copy(update={"enabled": False})})
-    numbers = wanted_stages(config, stages)
+    numbers = wanted_stages(config, stages, resume_from)
     start = first_model(config, numbers, resume_from)
     ensure_ray(config)
     check(config, numbers)

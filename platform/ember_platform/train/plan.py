@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 from collections import Counter
 from collections.abc import Sequence
@@ -51,8 +52,13 @@ class PhaseRow:
     activations: float
 
 
-def wanted_stages(config: RunConfig, stages: Sequence[int]) -> list[int]:
+def wanted_stages(config: RunConfig, stages: Sequence[int], resume_from: str | None = None) -> list[int]:
     """The stages to run, in order: those asked for, and 0 before 1 where the vision encoder starts untrained.
+
+    Args:
+        config: of the run.
+        stages: numbers that are asked for.
+        resume_from: the model or checkpoint to start from; the eyes of one that has trained them are not begun anew.
 
     Raises:
         PlanError: a number that is no stage, or one that the configuration does not have, or a stage's loss term or
@@ -64,7 +70,8 @@ def wanted_stages(config: RunConfig, stages: Sequence[int]) -> list[int]:
     unknown = [n for n in numbers if n not in STAGES]
     if unknown or not numbers:
         raise PlanError(f"--stages: {unknown[0] if unknown else 'none'} is not one of {', '.join(map(str, STAGES))}")
-    if 1 in numbers and 0 not in numbers and "0" in config.stages and needs_warmup(config):
+    warmup = 1 in numbers and 0 not in numbers and "0" in config.stages and needs_warmup(config)
+    if warmup and not (resume_from and has_seen(resume_from)):
         numbers.insert(0, 0)
     for number in numbers:
         try:
@@ -79,6 +86,26 @@ def needs_warmup(config: RunConfig) -> bool:
     from ember_platform.train.setup import model_config
 
     return model_config(config).vision_weights is None
+
+
+def has_seen(path: str) -> bool:
+    """Whether the vision encoder of a model folder or checkpoint was ever trained: its norms have counted batches.
+
+    Read from the file's header (safetensors: the header's length in 8 bytes, then JSON with each tensor's place), so
+    that no model is fetched for it. False where there is no such file; what is wrong with the path is told later.
+    """
+    folder = storage.join(path, MODEL) if storage.exists(storage.join(path, RECORD)) else path
+    file = storage.join(folder, "model.safetensors")
+    if not storage.exists(file):
+        return False
+    length = int.from_bytes(storage.read_bytes(file, 0, 8), "little")
+    tensors = json.loads(storage.read_bytes(file, 8, length))
+    counts = (n for n in tensors if n.startswith("vision.") and n.endswith("num_batches_tracked"))
+    name = next(counts, None)
+    if name is None:
+        return False
+    start, end = tensors[name]["data_offsets"]
+    return int.from_bytes(storage.read_bytes(file, 8 + length + start, end - start), "little") > 0
 
 
 def first_model(config: RunConfig, numbers: list[int], resume_from: str | None) -> Start:

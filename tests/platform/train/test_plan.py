@@ -7,12 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from ember_platform.config import ConfigError, RunConfig, load_config
 from ember_platform.data.order import steps_per_epoch
 from ember_platform.train import plan
+from ember_platform.train.checkpoint import MODEL, RECORD
 from ember_platform.train.flags import parser
 from ember_platform.train.main import main
+from tests.models.fakes import tiny
 
 
 def config(root: Path, tmp_path: Path, *overrides: str) -> RunConfig:
@@ -66,6 +69,20 @@ def test_warm_up_joins_only_an_untrained_encoder(root: Path, tmp_path: Path) -> 
     assert plan.wanted_stages(config(root, tmp_path), [3]) == [3]
     trained = config(root, tmp_path, "model.vision_weights=timm")
     assert plan.wanted_stages(trained, [1]) == [1]
+
+
+def test_warm_up_does_not_begin_anew_what_has_seen_pictures(root: Path, tmp_path: Path) -> None:
+    settings, model = config(root, tmp_path), tiny()
+    model.save_pretrained(tmp_path / "blind")
+    model.vision.train()
+    model.visual_features(torch.zeros(2, 3, 64, 64, dtype=torch.uint8))
+    model.save_pretrained(tmp_path / "seeing")
+    checkpoint = tmp_path / "checkpoint"
+    model.save_pretrained(checkpoint / MODEL)
+    (checkpoint / RECORD).write_text("{}")
+    for folder, stages in (("blind", [0, 1]), ("nowhere", [0, 1]), ("seeing", [1]), ("checkpoint", [1])):
+        assert plan.wanted_stages(settings, [1], str(tmp_path / folder)) == stages, folder
+    assert plan.wanted_stages(settings, [0, 1], str(tmp_path / "seeing")) == [0, 1], "asked for is asked for"
 
 
 def test_numbers_that_are_no_stage(root: Path, tmp_path: Path) -> None:
