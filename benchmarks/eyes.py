@@ -1,15 +1,19 @@
 """What photographs and a teacher do for the encoder: the warm-up's training in one process, probed before and after.
 
     python benchmarks/eyes.py --material .material --output outputs/eyes --pictures 3000 --crops 1500 --epochs 3
+    python benchmarks/eyes.py --material .material --output outputs/eyes --models outputs/stage0/final,outputs/final
 
-Each arm starts from the same weights and sees as many pictures. Probed are the facts of EmberWorld's validation
-pictures, painted and on photographs; the panoramas of training by crops in other directions; and those of the external
-test, which no arm has seen: one half of each circle fits the probe, the other scores it.
+Each arm starts from the same weights and sees as many pictures; `--models` probes models that are there in their place,
+and `teacher` among them the teacher itself. Probed are the facts of EmberWorld's validation pictures, painted and on
+photographs; the panoramas of training by crops in other directions; and those of the external test, which no arm has
+seen: one half of each circle fits the probe, the other scores it, and a probe of places fitted on EmberWorld's scenes
+names those of the external test's labels.
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
 import itertools
 import json
 import time
@@ -23,8 +27,10 @@ from embervlm import EmberVLM, EmberVLMConfig, EmberVLMProcessor
 from embervlm.data.schema import Record
 from embervlm.evaluation.probes import linear_probe, pooled, probe_accuracies
 from embervlm.stages import get_stage
+from embervlm.stages.teacher import load_teacher
 from embervlm.world import crops, dataset
 from embervlm.world.panoramas import HELD_OUT, Shot, panoramas, perspective
+from embervlm.world.photos import LABELS
 
 #: Arm → share of scenes on photographs, crops of panoramas among the pictures, weight of the teacher.
 ARMS = {
@@ -40,6 +46,7 @@ def parser() -> argparse.ArgumentParser:
     arguments = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     arguments.add_argument("--material", type=Path, default=Path(".material"), help="the folder of `make material`")
     arguments.add_argument("--output", type=Path, default=Path("outputs/eyes"), help="where eyes.json goes")
+    arguments.add_argument("--models", default="", help="in place of arms: model folders, or 'teacher', by commas")
     arguments.add_argument("--arms", default=",".join(ARMS), help=f"of {', '.join(ARMS)}")
     arguments.add_argument("--preset", default="embervlm-nano", help="whose encoder")
     arguments.add_argument("--size", type=int, default=128, help="pixels a side of a picture")
@@ -64,6 +71,32 @@ def external(material: str, size: int, count: int) -> list[Record]:
         tags = {"picture": shot.to_dict()}
         records.append(Record(f"{name}-{i}", "external", "caption", "test", pixels, "", name, tags=tags))  # type: ignore[arg-type]
     return records
+
+
+def labelled(folder: Path) -> list[Record]:
+    """The pictures of an external test, their response the environment that `labels.csv` says."""
+    with (folder / LABELS).open(encoding="utf-8", newline="") as opened:
+        rows = list(csv.DictReader(opened))
+    return [
+        Record(row["file"], "external", "caption", "test", (folder / row["file"]).read_bytes(), "", row["environment"])
+        for row in rows
+    ]
+
+
+class TeachersEyes:
+    """The teacher where the probes expect a model: its features (B, P, 1280) of the same pictures."""
+
+    device = torch.device("cpu")
+
+    def __init__(self) -> None:
+        self.teacher = load_teacher()
+
+    def eval(self) -> None:
+        """Nothing: it always is."""
+
+    def visual_features(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Pictures (B, 3, S, S) of bytes → features."""
+        return self.teacher(pixels).flatten(2).transpose(1, 2)
 
 
 def train(
@@ -110,8 +143,10 @@ class Probes:
         counts = (("train", 2 * score), ("test", score))
         self.crops = [list(crops.build(split, count, 77, size, material)) for split, count in counts]
         self.external = external(material, size, 32)
+        self.photos = labelled(Path(material, "photos"))
+        self.places = list(dataset.build("train", "caption", 5 * score, 5, size, photographs=0.7, material=material))
 
-    def measure(self, model: EmberVLM, processor: EmberVLMProcessor) -> dict[str, float]:
+    def measure(self, model: EmberVLM | TeachersEyes, processor: EmberVLMProcessor) -> dict[str, float]:
         """Every probe of an encoder."""
         found: dict[str, float] = {}
         for name, (fit, score) in self.worlds.items():
@@ -124,7 +159,13 @@ class Probes:
             linear_probe(seen[a], names[a].tolist(), seen[b], names[b].tolist())
             for a, b in ((half, ~half), (~half, half))
         ]
-        return found | {"external_panoramas": float(np.mean(scores))}
+        found["external_panoramas"] = float(np.mean(scores))
+        places = [record.tags["scene"]["environment"] for record in self.places]
+        true = [record.response for record in self.photos]
+        found["external_places"] = linear_probe(
+            pooled(model, processor, self.places), places, pooled(model, processor, self.photos), true
+        )
+        return found
 
 
 def main() -> None:
@@ -137,19 +178,25 @@ def main() -> None:
     probes = Probes(material, size, options.score)
     rows: dict[str, dict[str, float]] = {}
     options.output.mkdir(parents=True, exist_ok=True)
-    for arm in ["untrained", *options.arms.split(",")]:
+    folders = options.models.split(",") if options.models else []
+    for arm in folders or ["untrained", *options.arms.split(",")]:
         torch.manual_seed(0)
-        model = EmberVLM.from_parts(config, len(processor.tokenizer))
-        seconds = 0.0
-        if arm != "untrained":
+        spent = {}
+        if arm == "teacher":
+            model: EmberVLM | TeachersEyes = TeachersEyes()
+        elif folders:
+            model, processor = EmberVLM.from_pretrained(arm), EmberVLMProcessor.from_pretrained(arm)
+        else:
+            model = EmberVLM.from_parts(config, len(processor.tokenizer))
+        if arm in ARMS:
             share, with_crops, teacher = ARMS[arm]
             beside = options.crops if with_crops else 0
             pictures = options.pictures + (0 if with_crops else options.crops)
             records = list(dataset.build("train", "caption", pictures, 1, size, photographs=share, material=material))
             records += list(crops.build("train", beside, 1, size, material))
             print(f"{arm}: {len(records)} pictures, {options.epochs} epochs", flush=True)
-            seconds = train(model, processor, records, teacher, options.epochs, options.rate)
-        rows[arm] = {"cpu_seconds": seconds, **probes.measure(model, processor)}
+            spent["cpu_seconds"] = train(model, processor, records, teacher, options.epochs, options.rate)
+        rows[arm] = {**spent, **probes.measure(model, processor)}
         print(arm, json.dumps({k: round(v, 4) for k, v in rows[arm].items()}), flush=True)
         (options.output / "eyes.json").write_text(
             json.dumps({"options": vars(options), "arms": rows}, default=str, indent=1)
