@@ -13,7 +13,6 @@ names those of the external test's labels.
 from __future__ import annotations
 
 import argparse
-import csv
 import itertools
 import json
 import time
@@ -26,11 +25,11 @@ import torch
 from embervlm import EmberVLM, EmberVLMConfig, EmberVLMProcessor
 from embervlm.data.schema import Record
 from embervlm.evaluation.probes import linear_probe, pooled, probe_accuracies
+from embervlm.evaluation.suites.photos import read_photos
 from embervlm.stages import get_stage
 from embervlm.stages.teacher import load_teacher
 from embervlm.world import crops, dataset
 from embervlm.world.panoramas import HELD_OUT, Shot, panoramas, perspective
-from embervlm.world.photos import LABELS
 
 #: Arm → share of scenes on photographs, crops of panoramas among the pictures, weight of the teacher.
 ARMS = {
@@ -74,12 +73,10 @@ def external(material: str, size: int, count: int) -> list[Record]:
 
 
 def labelled(folder: Path) -> list[Record]:
-    """The pictures of an external test, their response the environment that `labels.csv` says."""
-    with (folder / LABELS).open(encoding="utf-8", newline="") as opened:
-        rows = list(csv.DictReader(opened))
+    """The pictures of an external test, their response the environment that their label says."""
     return [
-        Record(row["file"], "external", "caption", "test", (folder / row["file"]).read_bytes(), "", row["environment"])
-        for row in rows
+        Record(photo.path.name, "external", "caption", "test", photo.path.read_bytes(), "", photo.environment)
+        for photo in read_photos(folder)
     ]
 
 

@@ -46,7 +46,7 @@ def test_what_is_read_does_not_pass_through_the_adapters(model: EmberVLM) -> Non
 
 
 def test_new_adapters_change_nothing() -> None:
-    """Neither those of a new model, nor those that a folder without any is opened with."""
+    """Those of a new model, beside one of the same weights that has none."""
     config = tiny("bert").config.to_dict()
     with_adapters, without = (EmberVLM(EmberVLMConfig(**config | {"writer_width": width})) for width in (8, 0))
     missing, unexpected = with_adapters.load_state_dict(without.state_dict(), strict=False)

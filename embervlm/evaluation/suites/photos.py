@@ -24,8 +24,8 @@ from embervlm.evaluation.suites.result import Options, SuiteResult
 from embervlm.fleet import default_fleet
 from embervlm.world.chains import parse_chain
 from embervlm.world.ontology import ENVIRONMENTS
+from embervlm.world.photos import LABELS
 
-LABELS = "labels.csv"
 _HELP = f"--data is a folder of photographs with {LABELS} in it: columns file, environment and, if wanted, task"
 
 
