@@ -24,7 +24,7 @@ import torch
 
 from embervlm import EmberVLM, EmberVLMConfig, EmberVLMProcessor
 from embervlm.data.schema import Record
-from embervlm.evaluation.probes import linear_probe, pooled, probe_accuracies
+from embervlm.evaluation.probes import Encoder, linear_probe, pooled, probe_accuracies
 from embervlm.evaluation.suites.photos import read_photos
 from embervlm.stages import get_stage
 from embervlm.stages.teacher import load_teacher
@@ -83,17 +83,16 @@ def labelled(folder: Path) -> list[Record]:
 class TeachersEyes:
     """The teacher where the probes expect a model: its features (B, P, 1280) of the same pictures."""
 
-    device = torch.device("cpu")
-
     def __init__(self) -> None:
         self.teacher = load_teacher()
+        self.device = torch.device("cpu")
 
     def eval(self) -> None:
         """Nothing: it always is."""
 
-    def visual_features(self, pixels: torch.Tensor) -> torch.Tensor:
+    def visual_features(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """Pictures (B, 3, S, S) of bytes → features."""
-        return self.teacher(pixels).flatten(2).transpose(1, 2)
+        return self.teacher(pixel_values).flatten(2).transpose(1, 2)
 
 
 def train(
@@ -143,7 +142,7 @@ class Probes:
         self.photos = labelled(Path(material, "photos"))
         self.places = list(dataset.build("train", "caption", 5 * score, 5, size, photographs=0.7, material=material))
 
-    def measure(self, model: EmberVLM | TeachersEyes, processor: EmberVLMProcessor) -> dict[str, float]:
+    def measure(self, model: Encoder, processor: EmberVLMProcessor) -> dict[str, float]:
         """Every probe of an encoder."""
         found: dict[str, float] = {}
         for name, (fit, score) in self.worlds.items():
@@ -180,12 +179,12 @@ def main() -> None:
         torch.manual_seed(0)
         spent = {}
         if arm == "teacher":
-            model: EmberVLM | TeachersEyes = TeachersEyes()
+            encoder: Encoder = TeachersEyes()
         elif folders:
-            model, processor = EmberVLM.from_pretrained(arm), EmberVLMProcessor.from_pretrained(arm)
+            encoder, processor = EmberVLM.from_pretrained(arm), EmberVLMProcessor.from_pretrained(arm)
         else:
-            model = EmberVLM.from_parts(config, len(processor.tokenizer))
-        if arm in ARMS:
+            encoder = model = EmberVLM.from_parts(config, len(processor.tokenizer))
+        if not folders and arm in ARMS:
             share, with_crops, teacher = ARMS[arm]
             beside = options.crops if with_crops else 0
             pictures = options.pictures + (0 if with_crops else options.crops)
@@ -193,7 +192,7 @@ def main() -> None:
             records += list(crops.build("train", beside, 1, size, material))
             print(f"{arm}: {len(records)} pictures, {options.epochs} epochs", flush=True)
             spent["cpu_seconds"] = train(model, processor, records, teacher, options.epochs, options.rate)
-        rows[arm] = {**spent, **probes.measure(model, processor)}
+        rows[arm] = {**spent, **probes.measure(encoder, processor)}
         print(arm, json.dumps({k: round(v, 4) for k, v in rows[arm].items()}), flush=True)
         (options.output / "eyes.json").write_text(
             json.dumps({"options": vars(options), "arms": rows}, default=str, indent=1)

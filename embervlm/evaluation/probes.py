@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -17,17 +17,31 @@ from embervlm.data.schema import Record
 from embervlm.stages.base import chunks
 from embervlm.stages.vision_warmup import FACTS
 
-if TYPE_CHECKING:
-    from embervlm.models.modeling import EmberVLM
-
 Floats = npt.NDArray[np.float32]
 _STRENGTHS = (1.0, 10.0, 100.0, 1000.0, 10000.0)
 #: Fewer records than this on either side measure nothing.
 LEAST = 20
 
 
+class Encoder(Protocol):
+    """What is probed: the model, or anything that gives features of its pictures as the model does."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where its pictures go."""
+        ...
+
+    def eval(self) -> object:
+        """Stop training."""
+        ...
+
+    def visual_features(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """Pictures (B, 3, S, S) of bytes → features (B, P, V)."""
+        ...
+
+
 @torch.inference_mode()
-def pooled(model: EmberVLM, processor: EmberVLMProcessor, records: Sequence[Record], batch_size: int = 64) -> Floats:
+def pooled(model: Encoder, processor: EmberVLMProcessor, records: Sequence[Record], batch_size: int = 64) -> Floats:
     """The mean and the maximum of each picture's features, (N, 2 V)."""
     model.eval()
     rows = []
@@ -46,7 +60,7 @@ def linear_probe(fit: Floats, fit_labels: Sequence[str], score: Floats, score_la
 
 
 def probe_accuracies(
-    model: EmberVLM, processor: EmberVLMProcessor, fit: Sequence[Record], score: Sequence[Record]
+    model: Encoder, processor: EmberVLMProcessor, fit: Sequence[Record], score: Sequence[Record]
 ) -> dict[str, float]:
     """Accuracy of linear probes of the encoder.
 
