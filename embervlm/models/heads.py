@@ -117,23 +117,35 @@ class SelectionHead(nn.Module):
         return score, torch.stack([needs, lacks], dim=2)
 
 
+class StartingLinear(nn.Linear):
+    """A linear map with a start of its own: weights around zero with deviation `std`, a constant `bias`.
+
+    A type and not a method of the module around it, because transformers initialises what a folder lacks module by
+    module and passes over those that hold no parameter themselves.
+    """
+
+    def __init__(self, inputs: int, outputs: int, std: float = 0.0, bias: float = 0.0) -> None:
+        self.start_std, self.start_bias = std, bias
+        super().__init__(inputs, outputs)
+
+    def start(self) -> None:
+        """Begin anew."""
+        nn.init.normal_(self.weight, std=self.start_std)
+        nn.init.constant_(self.bias, self.start_bias)
+
+
 class KindReader(nn.Module):
-    """What a text says of each kind of requirement: every kind looks for the words that tell of it."""
+    """What a text says of each kind of requirement: every kind looks for the words that tell of it.
+
+    It begins with hardly anything asked for or lacking.
+    """
 
     def __init__(self, width: int, kinds: int, inner: int = 192) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(width)
-        self.hidden = nn.Linear(width, inner)
-        self.weigh = nn.Linear(inner, kinds)
-        self.tell = nn.Linear(inner, kinds)
-
-    @torch.no_grad()
-    def start_quiet(self) -> None:
-        """Begin with hardly anything asked for or lacking."""
-        for layer in (self.hidden, self.weigh, self.tell):
-            nn.init.normal_(layer.weight, std=0.05)
-            nn.init.zeros_(layer.bias)
-        nn.init.constant_(self.tell.bias, -3.0)
+        self.hidden = StartingLinear(width, inner, std=0.05)
+        self.weigh = StartingLinear(inner, kinds, std=0.05)
+        self.tell = StartingLinear(inner, kinds, std=0.05, bias=-3.0)
 
     def forward(self, hidden: Tensor, mask: Tensor) -> Tensor:
         """States of texts (R, L, D) with mask (R, L) → log-odds (R, K), float32."""
@@ -223,17 +235,11 @@ class ReasoningModule(nn.Module):
         super().__init__()
         self.reasoning_norm = nn.LayerNorm(width)
         self.reasoning_up = nn.Linear(width, 2 * width)
-        self.reasoning_down = nn.Linear(2 * width, width)
+        self.reasoning_down = StartingLinear(2 * width, width)
         self.validator = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width), nn.GELU(), nn.Linear(width, 1))
         self.answer_norm = nn.LayerNorm(width)
         self.answer_hidden = nn.Linear(width, width)
-        self.answer_score = nn.Linear(width, 1)
-
-    def start_as_identity(self) -> None:
-        """Zero the last layers, so that a fresh module changes nothing."""
-        for layer in (self.reasoning_down, self.answer_score):
-            nn.init.zeros_(layer.weight)
-            nn.init.zeros_(layer.bias)
+        self.answer_score = StartingLinear(width, 1)
 
     def refine(self, hidden: Tensor) -> Tensor:
         """States of generated tokens (B, T, D) → (B, T, D)."""

@@ -27,6 +27,7 @@ from embervlm.models.heads import (
     ReasoningModule,
     RobotReference,
     SelectionHead,
+    StartingLinear,
     Words,
 )
 from embervlm.models.language import LanguageModel
@@ -209,7 +210,9 @@ class EmberVLM(SelectionMixin, WritingMixin, PreTrainedModel):
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         # timm initialises the vision encoder and the decoder initialises itself; the heads are ours.
-        if isinstance(module, nn.Linear):
+        if isinstance(module, StartingLinear):
+            module.start()
+        elif isinstance(module, nn.Linear):
             nn.init.normal_(module.weight, std=0.02)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
@@ -225,13 +228,6 @@ class EmberVLM(SelectionMixin, WritingMixin, PreTrainedModel):
                 module.closeness.zero_()
         elif isinstance(module, EmberVLM):
             module.logit_scale.fill_(2.66)
-            # Here and not by their own type: transformers passes over modules that hold no parameter themselves.
-            module.reasoning.start_as_identity()
-            if module.writer is not None:
-                module.writer.start_as_identity()
-            for reader in (module.asking, module.lacking):
-                if reader is not None:
-                    reader.start_quiet()
 
     # ------------------------------------------------------------------ parts
 

@@ -7,17 +7,21 @@ new parts.
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
+
+from embervlm.models.heads import StartingLinear
 
 
 class Bottleneck(nn.Module):
-    """What a narrow hidden layer says of a state, (…, D) → (…, D)."""
+    """What a narrow hidden layer says of a state, (…, D) → (…, D).
+
+    Nothing at the start: a new model writes as it reads.
+    """
 
     def __init__(self, width: int, inner: int) -> None:
         super().__init__()
         self.down = nn.Linear(width, inner)
-        self.up = nn.Linear(inner, width)
+        self.up = StartingLinear(inner, width)
 
     def forward(self, values: Tensor) -> Tensor:
         """Down to the narrow layer and up again."""
@@ -36,13 +40,6 @@ class WritingAdapters(nn.Module):
         super().__init__()
         self.look = nn.ModuleList(Bottleneck(width, inner) for _ in range(layers))
         self.take = nn.ModuleList(Bottleneck(width, inner) for _ in range(layers))
-
-    @torch.no_grad()
-    def start_as_identity(self) -> None:
-        """Zero the last layers, so that a new model writes as it reads."""
-        for bottleneck in [*self.look, *self.take]:
-            nn.init.zeros_(bottleneck.up.weight)
-            nn.init.zeros_(bottleneck.up.bias)
 
     def queries(self, layer: int, query: Tensor) -> Tensor:
         """Queries (B, H, Q, d) of a layer → those that are compared with the keys."""

@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import torch
+from torch import nn
 
 from embervlm import EmberVLM, EmberVLMConfig, EmberVLMProcessor
 from embervlm.data.prompts import robot_text
 from embervlm.fleet import default_fleet
+from embervlm.models.heads import StartingLinear
 
 TASK = "close the valve under the pier"
+
+
+def start(part: nn.Module) -> None:
+    """Put layers that have a start of their own back to it."""
+    for module in part.modules():
+        if isinstance(module, StartingLinear):
+            module.start()
 
 
 def tiny(model_type: str = "qwen3", pair_reading: bool = False) -> EmberVLM:

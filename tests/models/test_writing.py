@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -10,7 +12,7 @@ from embervlm.data.prompts import chain_pieces
 from embervlm.fleet import default_fleet
 from embervlm.models.modeling import EmberVLMOutput
 from embervlm.stages import get_stage
-from tests.models.fakes import TASK, tiny
+from tests.models.fakes import TASK, start, tiny
 
 NAMES = default_fleet().names
 STEPS = [f"task: {TASK}. asks: nothing special.", "place: harbour.", "needed: water.", f"send [{NAMES[0]}]."]
@@ -34,7 +36,7 @@ def passed(model: EmberVLM) -> EmberVLMOutput:
 def silenced(model: EmberVLM) -> EmberVLM:
     """The model with its adapters as they start."""
     assert model.writer is not None
-    model.writer.start_as_identity()
+    start(model.writer)
     return model
 
 
@@ -56,6 +58,17 @@ def test_new_adapters_change_nothing() -> None:
         made.eval().processor = tiny("bert").processor
     for name in ("text_hidden", "scores", "reasoned_scores"):
         assert torch.equal(getattr(passed(with_adapters), name), getattr(passed(without), name))
+
+
+def test_adapters_join_a_saved_model_that_has_none_without_changing_it(tmp_path: Path) -> None:
+    config = tiny("bert").config.to_dict()
+    EmberVLM(EmberVLMConfig(**config | {"writer_width": 0})).save_pretrained(tmp_path)
+    joined, saved = EmberVLM.from_pretrained(tmp_path, writer_width=8), EmberVLM.from_pretrained(tmp_path)
+    assert joined.writer is not None
+    assert saved.writer is None
+    for read in (joined, saved):
+        read.eval().processor = tiny("bert").processor
+    assert torch.equal(passed(joined).text_hidden, passed(saved).text_hidden)
 
 
 def test_every_stage_that_writes_trains_them(model: EmberVLM) -> None:

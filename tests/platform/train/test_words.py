@@ -18,7 +18,7 @@ from ember_platform.train.words import WordsTrainer, by_fleet
 from embervlm import EmberVLM
 from embervlm.data.schema import Record
 from embervlm.world.lexicon.dataset import build
-from tests.models.fakes import tiny
+from tests.models.fakes import start, tiny
 
 CONFIG = Path(__file__).parents[3] / "configs" / "words.yaml"
 
@@ -36,7 +36,7 @@ def readers() -> EmberVLM:
     model.selection.start_as_similarity(2.0)
     model.reference.start_as_mean()
     for reader in (model.asking, model.lacking):
-        reader.start_quiet()
+        start(reader)
     return model
 
 
