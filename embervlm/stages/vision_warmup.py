@@ -3,7 +3,8 @@
 The encoder is frozen from stage 1 on, as in the published recipe, which starts from ImageNet weights. Without them,
 frozen random features would leave every later stage half blind. So the encoder first learns to tell the facts of the
 scene graph of EmberWorld's training pictures; the heads that read them are thrown away. With a weight above 0 for
-`teacher` it learns the features of a network of ImageNet too, on every picture there is (`embervlm.stages.teacher`).
+`teacher` or `classes` it learns the features or the classes of a network of ImageNet too, on every picture there is
+(`embervlm.stages.teacher`).
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from torch.nn import functional as F
 from embervlm.data.processor import EmberVLMProcessor
 from embervlm.data.schema import Record
 from embervlm.stages.base import Batch, Gather, Stage, StageModule, chunks, draws, to_device
-from embervlm.stages.teacher import Likeness, Teacher, load_teacher
+from embervlm.stages.teacher import Likeness, Naming, Teacher, load_teacher
 from embervlm.world import ontology
 
 if TYPE_CHECKING:
@@ -43,7 +44,9 @@ FACTS: dict[str, tuple[str, ...]] = {
 
 #: What decides who can do a task counts most; the 51 kinds would otherwise take over the small encoder.
 WEIGHTS = MappingProxyType(
-    dict.fromkeys(FACTS, 1.0) | {"terrain": 2.0, "size": 2.0, "light": 0.5, "kind": 0.2, "color": 0.4, "teacher": 0.0}
+    dict.fromkeys(FACTS, 1.0)
+    | {"terrain": 2.0, "size": 2.0, "light": 0.5, "kind": 0.2, "color": 0.4}
+    | {"teacher": 0.0, "classes": 0.0}
 )
 
 
@@ -56,9 +59,13 @@ class VisionWarmupModule(StageModule):
         self.heads = nn.ModuleDict({fact: nn.Linear(width, len(values)) for fact, values in FACTS.items()})
         self._teacher: list[Teacher] = []  # in a list, so that it is no submodule and is never saved
         self.likeness: Likeness | None = None
-        if self.weights["teacher"]:
+        self.naming: Naming | None = None
+        if self.weights["teacher"] or self.weights["classes"]:
             self._teacher.append(load_teacher())
+        if self.weights["teacher"]:
             self.likeness = Likeness(model.vision.width)
+        if self.weights["classes"]:
+            self.naming = Naming(model.vision.width)
 
     def logits(self, features: Tensor) -> dict[str, Tensor]:
         """The encoder's features (B, P, V) → per fact (B, values)."""
@@ -87,17 +94,29 @@ class VisionWarmupModule(StageModule):
             values = torch.stack(list(losses.values()))
             loss = loss + (values * values.new_tensor(weights)).sum() / sum(weights)
             found["fact_accuracy"] = torch.stack(correct).mean()
-        elif self.likeness is None:
-            raise ValueError("stage 0: no picture of this batch has facts to learn, and stages.0.losses.teacher is 0")
-        if self.likeness is not None:
-            unlike = self.likeness(features, self.taught(batch["pixel_values"]))
-            loss = loss + self.weights["teacher"] * unlike
-            found["teacher"] = unlike
+        elif not self._teacher:
+            raise ValueError(
+                "stage 0: no picture of this batch has facts to learn, and stages.0.losses.teacher and .classes are 0"
+            )
+        for name, unlike in self.unlike(features, batch["pixel_values"]).items():
+            loss = loss + self.weights[name] * unlike
+            found[name] = unlike
         return {"loss": loss, **found}
 
-    def taught(self, pixel_values: Tensor) -> Tensor:
-        """The teacher's features of pictures (B, 3, S, S): (B, 1280, H, W)."""
-        return self._teacher[0].to(pixel_values.device)(pixel_values)
+    def unlike(self, features: Tensor, pixel_values: Tensor) -> dict[str, Tensor]:
+        """How far the encoder's features (B, P, V) are from what the teacher sees in pictures (B, 3, S, S).
+
+        By the names of the weights above 0: `teacher` the features, `classes` the classes; none without a teacher.
+        """
+        found: dict[str, Tensor] = {}
+        if self._teacher:
+            teacher = self._teacher[0].to(pixel_values.device)
+            taught = teacher(pixel_values)
+            if self.likeness is not None:
+                found["teacher"] = self.likeness(features, taught)
+            if self.naming is not None:
+                found["classes"] = self.naming(features, taught, teacher)
+        return found
 
 
 class VisionWarmup(Stage):
@@ -133,20 +152,27 @@ class VisionWarmup(Stage):
     def evaluate(
         self, module: StageModule, processor: EmberVLMProcessor, records: Sequence[Record], batch_size: int = 64
     ) -> dict[str, float]:
-        """Accuracy per fact and their mean; with a teacher, how like its features the encoder's are (1 is the same)."""
+        """Accuracy per fact and their mean; with a teacher, how like its features the encoder's are (1 is the same).
+
+        And `classes_divergence`, how far its classes are (nats; 0 is the same), where those are taught.
+        """
         assert isinstance(module, VisionWarmupModule)
         module.eval()
         hits: dict[str, list[float]] = {fact: [] for fact in FACTS}
-        alike: list[float] = []
+        unlike: dict[str, list[float]] = {}
         for group in chunks(records, batch_size):
             batch = to_device(self.collate(processor, group, None), module.model.device)
             features = module.model.visual_features(batch["pixel_values"])
-            if module.likeness is not None:
-                alike += [1 - float(module.likeness(features, module.taught(batch["pixel_values"])))] * len(group)
+            for name, value in module.unlike(features, batch["pixel_values"]).items():
+                unlike.setdefault(name, []).extend([float(value)] * len(group))
             for fact, logits in module.logits(features).items():
                 target = batch[f"fact_{fact}"]
                 known = target >= 0
                 hits[fact].extend((logits.argmax(1) == target)[known].float().tolist())
         accuracy = {f"{fact}_accuracy": float(np.mean(h)) for fact, h in hits.items() if h}
-        likeness = {"teacher_likeness": float(np.mean(alike))} if alike else {}
+        likeness = {}
+        if "teacher" in unlike:
+            likeness["teacher_likeness"] = 1 - float(np.mean(unlike["teacher"]))
+        if "classes" in unlike:
+            likeness["classes_divergence"] = float(np.mean(unlike["classes"]))
         return accuracy | likeness | {"fact_accuracy": float(np.mean(list(accuracy.values())))}

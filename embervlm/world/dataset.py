@@ -38,6 +38,7 @@ def build(
     fleets: int = POOL_SIZE,
     photographs: float = 0.0,
     material: str | None = None,
+    own: str | None = None,
 ) -> Iterator[Record]:
     """Records `start` … `start + count - 1` of a split.
 
@@ -53,6 +54,7 @@ def build(
         photographs: share, 0 to 1, of the scenes in an environment that a panorama shows that stand on a photograph.
             Above 0, every picture goes through a camera, and `tags["picture"]` says which and what is behind.
         material: the folder of the panoramas (`embervlm.world.material`), needed where `photographs` is above 0.
+        own: a folder of photographs (`embervlm.world.album`) that scenes may stand on as well, or None.
 
     Raises:
         ValueError: an unknown split or kind, a negative number, or no material where it is needed.
@@ -68,11 +70,18 @@ def build(
     if photographs and material is None:
         raise ValueError("material: the folder of the panoramas is needed for photographs; `make material` installs it")
     size = image_size if images else 0
-    return _records(split, kind, range(start, start + count), seed, size, fleets, photographs, material or "")
+    backgrounds = (photographs, material or "", own)
+    return _records(split, kind, range(start, start + count), seed, size, fleets, backgrounds)
 
 
 def _records(
-    split: str, kind: str, indices: range, seed: int, size: int, fleets: int, photographs: float, material: str
+    split: str,
+    kind: str,
+    indices: range,
+    seed: int,
+    size: int,
+    fleets: int,
+    backgrounds: tuple[float, str, str | None],
 ) -> Iterator[Record]:
     for i in indices:
         if kind == "caption":
@@ -81,8 +90,8 @@ def _records(
             record, scene = _instruction(split, i, seed)
         else:
             record, scene = _selection(split, kind, i, seed, fleets)
-        if size and photographs:
-            record.image, record.tags["picture"] = _photographed(scene, size, split, photographs, material)
+        if size and backgrounds[0]:
+            record.image, record.tags["picture"] = _photographed(scene, size, split, *backgrounds)
         elif size:
             record.image = _picture(scene, size)
         yield record
@@ -95,11 +104,13 @@ def _picture(scene: Scene, size: int) -> bytes:
     return paint_bytes(scene, size)
 
 
-def _photographed(scene: Scene, size: int, split: str, share: float, material: str) -> tuple[bytes, dict[str, Any]]:
+def _photographed(
+    scene: Scene, size: int, split: str, share: float, material: str, own: str | None
+) -> tuple[bytes, dict[str, Any]]:
     """The picture of a scene in a data set with photographs, and how it was made."""
     from embervlm.world.compose import compose
 
-    return compose(scene, size, split, share, material)
+    return compose(scene, size, split, share, material, own)
 
 
 def _rng(seed: int, split: str, kind: str, i: int | str) -> random.Random:

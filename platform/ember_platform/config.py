@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError, model_validator
 
 from ember_platform.config_data import (
+    ALBUM_SOURCE,
     CROPS_SOURCE,
     DATASETS,
     ROBOT_SOURCE,
@@ -30,6 +31,7 @@ from ember_platform.config_serving import ServingConfig
 from ember_platform.config_yaml import ConfigError, apply_overrides, explain, fault, read
 
 __all__ = [
+    "ALBUM_SOURCE",
     "CROPS_SOURCE",
     "ROBOT_SOURCE",
     "WORDS_SOURCE",
@@ -402,7 +404,7 @@ def _check_data(data: DataConfig) -> None:
         raise fault("data.robot_fold", f"{data.robot_fold} is no fold of {data.robot_folds}")
     for name, dataset in data.datasets.items():
         at = f"data.datasets.{name}"
-        if name in (WORLD_SOURCE, WORDS_SOURCE, CROPS_SOURCE, ROBOT_SOURCE, "shard"):
+        if name in (WORLD_SOURCE, WORDS_SOURCE, CROPS_SOURCE, ALBUM_SOURCE, ROBOT_SOURCE, "shard"):
             raise fault(at, "this name is taken; robot-selection files are named by data.robot_data")
         if dataset.format is None and name not in DATASETS:
             raise fault(f"{at}.format", f"{name!r} is no format, so one must be given: {', '.join(DATASETS)}")

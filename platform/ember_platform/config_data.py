@@ -11,6 +11,7 @@ from ember_platform.storage import absolute
 WORLD_SOURCE: Literal["emberworld"] = "emberworld"
 WORDS_SOURCE: Literal["emberwords"] = "emberwords"
 CROPS_SOURCE: Literal["panoramas"] = "panoramas"
+ALBUM_SOURCE: Literal["album"] = "album"
 ROBOT_SOURCE = "robot_selection"
 DataStage = Literal["stage1", "stage2", "stage3", "stage4"]
 #: Formats of `data.datasets`; the robot-selection files are named by `data.robot_data`.
@@ -90,11 +91,11 @@ class DataConfig(Section):
     dir: Location = Field(
         default="outputs/data", description="folder of shards and manifest: a path or s3://bucket/prefix"
     )
-    sources: list[Literal["emberworld", "emberwords", "panoramas"]] = Field(
+    sources: list[Literal["emberworld", "emberwords", "panoramas", "album"]] = Field(
         default=[WORLD_SOURCE],
         description="datasets made here: emberworld (pictures, all stages), emberwords (tasks and fleets in free "
-        "words, stage 3), panoramas (crops of photographs with captions, stages 0 and 1; needs data.material), or [] "
-        "where only others are read",
+        "words, stage 3), panoramas (crops of photographs with captions, stages 0 and 1; needs data.material), album "
+        "(views of one's own photographs, stages 0 and 1; needs data.album), or [] where only others are read",
     )
     words: SplitCounts = Field(
         default=SplitCounts(train=10_000, validation=384, test=768),
@@ -113,6 +114,15 @@ class DataConfig(Section):
     panoramas: SplitCounts = Field(
         default=SplitCounts(train=2000, validation=220, test=110),
         description="how many crops of panoramas per split, where they are one of the sources",
+    )
+    album: Location | None = Field(
+        default=None,
+        description="folder of one's own photographs, or null; those whose place its labels.csv (file, environment) "
+        "says are backgrounds of EmberWorld's scenes too, where data.photographs is above 0",
+    )
+    views: SplitCounts = Field(
+        default=SplitCounts(train=4000, validation=220, test=110),
+        description="how many views of the album per split, where it is one of the sources",
     )
     datasets: dict[DatasetName, DatasetConfig] = Field(
         default={}, description="name → a published dataset to ingest as well; the name is its source in mixing"
@@ -162,6 +172,6 @@ class DataConfig(Section):
         """The stages whose records a source has."""
         if source == WORLD_SOURCE:
             return list(self.counts)
-        if source == CROPS_SOURCE:
+        if source in (CROPS_SOURCE, ALBUM_SOURCE):
             return ["stage1"]
         return ["stage3" if source in (ROBOT_SOURCE, WORDS_SOURCE) else _STAGES[self.format_of(source)]]

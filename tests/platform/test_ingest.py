@@ -191,6 +191,33 @@ def test_photographs_are_part_of_what_a_shard_is_asked_for(tmp_path: Path, mater
         asked(photographs=0.5, material=str(tmp_path))
 
 
+def test_an_album_is_a_source_and_a_background(tmp_path: Path, material_folder: Path) -> None:
+    from PIL import Image
+
+    own = tmp_path / "album"
+    own.mkdir()
+    for i in range(16):
+        Image.new("RGB", (100, 100), (10 * i, 90, 120)).save(own / f"{i}.png")
+    (own / "labels.csv").write_text("file,environment\n" + "".join(f"{i}.png,roof\n" for i in range(16)))
+    counts = {"train": 4, "validation": 2, "test": 1}
+    data = {"sources": ["album"], "album": str(own), "views": counts, "image_size": 32, "dir": str(tmp_path / "data")}
+    config = RunConfig.model_validate({"data": data})
+    manifest = prepare(config, runner=lambda jobs, make: [make(job) for job in jobs], say=lambda line: None)
+    assert manifest.counts() == {"stage1": counts}
+    assert {record.source for record in Rows(manifest.paths(0, "train")).take(range(4))} == {"album"}
+    with pytest.raises(ReaderError, match=r"data\.sources has album: data\.album is null"):
+        world_specs(RunConfig.model_validate({"data": {**data, "album": None}}))
+    with pytest.raises(ReaderError, match=r"data\.album: .*nowhere: no such folder"):
+        world_specs(RunConfig.model_validate({"data": {**data, "album": str(tmp_path / "nowhere")}}))
+    world = {"sources": ["emberworld"], "counts": {"stage1": counts}, "image_size": 32, "photographs": 1.0}
+    specs = [
+        world_specs(RunConfig.model_validate({"data": {**world, "material": str(material_folder), "album": album}}))
+        for album in (None, str(own))
+    ]
+    assert not {s.digest for s in specs[0]} & {s.digest for s in specs[1]}
+    assert {s.album for s in specs[1]} == {str(own)}
+
+
 def test_crops_of_panoramas_are_a_source(tmp_path: Path, material_folder: Path) -> None:
     counts = {"train": 4, "validation": 2, "test": 1}
     data = {"sources": ["panoramas"], "panoramas": counts, "image_size": 32, "dir": str(tmp_path / "data")}

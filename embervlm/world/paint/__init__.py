@@ -9,25 +9,25 @@ from collections.abc import Sequence
 import cv2
 from PIL import Image
 
-from embervlm.world.material import Panorama
 from embervlm.world.ontology import Scene
 from embervlm.world.paint import access, conditions, site
 from embervlm.world.paint.canvas import Camera, Canvas
 from embervlm.world.paint.ground import draw_ground, draw_relief
 from embervlm.world.paint.indoor import ROOMS
+from embervlm.world.paint.noise import Array
 from embervlm.world.paint.outdoor import BACKDROPS
 from embervlm.world.paint.photograph import draw_photograph
 from embervlm.world.paint.things import COLOUR_RGB, OTHER_HEIGHT, SHAPES, TARGET_HEIGHT, draw_thing, stature
 from embervlm.world.paint.view import View, make_view
-from embervlm.world.panoramas import Shot
 
 __all__ = ["contact_sheet", "paint", "paint_bytes"]
 
 
-def paint(scene: Scene, size: int = 224, photograph: tuple[Panorama, Shot] | None = None) -> Image.Image:
+def paint(scene: Scene, size: int = 224, photograph: tuple[Array, Array] | None = None) -> Image.Image:
     """Draw a scene as an RGB picture of `size` × `size` pixels (at least 16).
 
-    Its surroundings are painted, or what a camera sees in a panorama; everything that decides is painted on them.
+    Its surroundings are painted, or a photograph (its pixels and share of sky, as `draw_photograph` takes them);
+    everything that decides is painted on them.
     A pure function of its arguments. Raises ValueError naming the field of the scene that the
     painter cannot draw.
     """
@@ -72,7 +72,7 @@ def _check_things(scene: Scene) -> None:
             raise ValueError(f"scene.{where}.color {thing.color!r} is unknown; colours are listed in ontology.COLORS")
 
 
-def _scenery(view: View, photograph: tuple[Panorama, Shot] | None) -> None:
+def _scenery(view: View, photograph: tuple[Array, Array] | None) -> None:
     """Everything behind the target, from the sky forward."""
     if photograph is not None:
         draw_photograph(view, *photograph)

@@ -10,13 +10,11 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from embervlm.world.material import Panorama
 from embervlm.world.paint.canvas import Rgb
 from embervlm.world.paint.conditions import OVERCAST, draw_sky
 from embervlm.world.paint.ground import terrain_light
 from embervlm.world.paint.noise import Array
 from embervlm.world.paint.view import View
-from embervlm.world.panoramas import Shot, perspective
 
 #: How much of the photograph's own sky gives way to a painted one, by the light; clouds of bad weather take it all.
 _PAINTED_SKY = {"day": 0.0, "dusk": 0.9, "night": 1.0, "lamps": 1.0}
@@ -24,11 +22,16 @@ _LEVEL = 124.0  # mean of the photograph's ground before the light of the scene 
 _SNOW = np.array((232, 236, 242), np.float32)
 
 
-def draw_photograph(view: View, panorama: Panorama, shot: Shot) -> None:
-    """Fill the picture with what the camera sees in the panorama, in place of painted ground, room or backdrop."""
+def draw_photograph(view: View, pixels: Array, sky: Array) -> None:
+    """Fill the picture with a photograph, in place of painted ground, room or backdrop.
+
+    Args:
+        view: of the scene, on a canvas of S pixels a side.
+        pixels: the photograph as its camera saw it, (S, S, 3) uint8.
+        sky: the share of sky in each pixel, (S, S) float32.
+    """
     canvas, scene = view.canvas, view.scene
     size = canvas.size
-    pixels, sky = perspective(panorama, shot, size)
     first = min(size - 2, int(np.ceil(view.camera.horizon * size)))
     body = pixels.astype(np.float32)
     body *= np.float32(np.clip(_LEVEL / max(float(body[first:].mean()), 1.0), 0.6, 1.8))

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import embervlm
 from ember_platform import storage
-from ember_platform.config import CROPS_SOURCE, WORDS_SOURCE, WORLD_SOURCE, RunConfig
+from ember_platform.config import ALBUM_SOURCE, CROPS_SOURCE, WORDS_SOURCE, WORLD_SOURCE, RunConfig
 from ember_platform.config_data import DataConfig, DataStage, SplitCounts
 from ember_platform.data import published
 from ember_platform.data.published import Part, PartNote, Source
@@ -48,6 +48,7 @@ class ShardSpec:
     max_image_pixels: int
     origin: str = ""
     photographs: float = 0.0
+    album: str = ""
 
     @property
     def path(self) -> str:
@@ -58,6 +59,7 @@ class ShardSpec:
     def digest(self) -> str:
         """sha256 (hex) of everything that decides its content; where the origin lies does not."""
         content = {**asdict(self), "origin": "", "format": FORMAT, **_FORMER}
+        del content["album"]  # the generator has what is in it
         if not self.photographs:
             del content["photographs"]  # shards made before there were any are still found
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
@@ -97,6 +99,7 @@ def plan(config: RunConfig, index: IndexParts) -> Planned:
         WORLD_SOURCE: lambda: _world_generator(config.data),
         WORDS_SOURCE: words_digest,
         CROPS_SOURCE: lambda: _with_material(config.data, "data.sources has panoramas"),
+        ALBUM_SOURCE: lambda: _with_album(config.data, world_digest()),
     }
     generators: dict[str, str] = {name: digest() for name, digest in digests.items() if name in config.data.sources}
     specs = world_specs(config)
@@ -163,13 +166,17 @@ def world_specs(config: RunConfig) -> list[ShardSpec]:
     if WORLD_SOURCE in data.sources:
         made = _made_specs(config, WORLD_SOURCE, data.counts, _world_generator(data))
         origin = data.material if data.photographs else ""
-        specs += [replace(spec, photographs=data.photographs, origin=origin) for spec in made]
+        own = data.album or "" if data.photographs else ""
+        specs += [replace(spec, photographs=data.photographs, origin=origin, album=own) for spec in made]
     if WORDS_SOURCE in data.sources:
         specs += _made_specs(config, WORDS_SOURCE, {"stage3": data.words}, words_digest())
     if CROPS_SOURCE in data.sources:
         generator = _with_material(data, "data.sources has panoramas")
         made = _made_specs(config, CROPS_SOURCE, {"stage1": data.panoramas}, generator)
         specs += [replace(spec, origin=data.material) for spec in made]
+    if ALBUM_SOURCE in data.sources:
+        made = _made_specs(config, ALBUM_SOURCE, {"stage1": data.views}, _with_album(data, world_digest()))
+        specs += [replace(spec, origin=data.album or "") for spec in made]
     return specs
 
 
@@ -181,7 +188,24 @@ def _world_generator(data: DataConfig) -> str:
     """
     if not data.photographs:
         return world_digest()
-    return _with_material(data, f"data.photographs is {data.photographs:g}")
+    made = _with_material(data, f"data.photographs is {data.photographs:g}")
+    return made if data.album is None else _with_album(data, made)
+
+
+def _with_album(data: DataConfig, generator: str) -> str:
+    """The digest of a generator and of the album that it shows.
+
+    Raises:
+        ReaderError: there is no album, or it cannot be used.
+    """
+    from embervlm.world.album import AlbumError, digest
+
+    if data.album is None:
+        raise ReaderError("data.sources has album: data.album is null; name the folder of your photographs")
+    try:
+        return hashlib.sha256((generator + digest(data.album)).encode()).hexdigest()
+    except AlbumError as error:
+        raise ReaderError(f"data.album: {error}") from error
 
 
 def _with_material(data: DataConfig, why: str) -> str:
@@ -237,6 +261,7 @@ def read_world(spec: ShardSpec) -> Iterator[Record]:
         start=spec.start,
         photographs=spec.photographs,
         material=spec.origin or None,
+        own=spec.album or None,
     )
 
 
@@ -254,13 +279,25 @@ def read_crops(spec: ShardSpec) -> Iterator[Record]:
     return build(spec.split, spec.count, spec.seed, spec.image_size, spec.origin, start=spec.start)
 
 
+def read_album(spec: ShardSpec) -> Iterator[Record]:
+    """Views of one's own photographs."""
+    from embervlm.world.album import build
+
+    return build(spec.split, spec.count, spec.seed, spec.image_size, spec.origin, start=spec.start)
+
+
 def read_published(spec: ShardSpec) -> Iterator[Found | Fault]:
     """Records of a published dataset, from its index."""
     return read_index(spec.origin, spec.start, spec.count, spec.image_size, spec.max_image_pixels)
 
 
 #: Source → its reader, where it is no published dataset.
-READERS: dict[str, Reader] = {WORLD_SOURCE: read_world, WORDS_SOURCE: read_words, CROPS_SOURCE: read_crops}
+READERS: dict[str, Reader] = {
+    WORLD_SOURCE: read_world,
+    WORDS_SOURCE: read_words,
+    CROPS_SOURCE: read_crops,
+    ALBUM_SOURCE: read_album,
+}
 
 
 @functools.cache
