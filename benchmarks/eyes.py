@@ -7,7 +7,8 @@ Each arm starts from the same weights and sees as many pictures; `--models` prob
 and `teacher` among them the teacher itself. Probed are the facts of EmberWorld's validation pictures, painted and on
 photographs; the panoramas of training by crops in other directions; and those of the external test, which no arm has
 seen: one half of each circle fits the probe, the other scores it, and a probe of places fitted on EmberWorld's scenes
-names those of the external test's labels.
+names those of the external test's labels. With `--album`, that probe is fitted once more, on views of the album whose
+place its labels say as well.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from embervlm.evaluation.probes import Encoder, linear_probe, pooled, probe_accu
 from embervlm.evaluation.suites.photos import read_photos
 from embervlm.stages import get_stage
 from embervlm.stages.teacher import load_teacher
-from embervlm.world import crops, dataset
+from embervlm.world import album, crops, dataset
 from embervlm.world.panoramas import HELD_OUT, Shot, panoramas, perspective
 
 #: Arm → share of scenes on photographs, crops of panoramas among the pictures, weight of the teacher.
@@ -46,6 +47,7 @@ def parser() -> argparse.ArgumentParser:
     arguments.add_argument("--material", type=Path, default=Path(".material"), help="the folder of `make material`")
     arguments.add_argument("--output", type=Path, default=Path("outputs/eyes"), help="where eyes.json goes")
     arguments.add_argument("--models", default="", help="in place of arms: model folders, or 'teacher', by commas")
+    arguments.add_argument("--album", type=Path, help="a folder of photographs whose labels fit the places' probe, too")
     arguments.add_argument("--arms", default=",".join(ARMS), help=f"of {', '.join(ARMS)}")
     arguments.add_argument("--preset", default="embervlm-nano", help="whose encoder")
     arguments.add_argument("--size", type=int, default=128, help="pixels a side of a picture")
@@ -128,7 +130,7 @@ def train(
 class Probes:
     """The pictures that every arm is probed with, made once."""
 
-    def __init__(self, material: str, size: int, score: int) -> None:
+    def __init__(self, material: str, size: int, score: int, own: Path | None) -> None:
         self.worlds = {
             name: [
                 list(dataset.build(split, "caption", count, 77, size, photographs=share, material=material))
@@ -141,6 +143,8 @@ class Probes:
         self.external = external(material, size, 32)
         self.photos = labelled(Path(material, "photos"))
         self.places = list(dataset.build("train", "caption", 5 * score, 5, size, photographs=0.7, material=material))
+        views = [] if own is None else album.build("train", 10 * score, 5, size, str(own.absolute()))
+        self.album = [view for view in views if "scene" in view.tags]
 
     def measure(self, model: Encoder, processor: EmberVLMProcessor) -> dict[str, float]:
         """Every probe of an encoder."""
@@ -156,11 +160,14 @@ class Probes:
             for a, b in ((half, ~half), (~half, half))
         ]
         found["external_panoramas"] = float(np.mean(scores))
-        places = [record.tags["scene"]["environment"] for record in self.places]
         true = [record.response for record in self.photos]
-        found["external_places"] = linear_probe(
-            pooled(model, processor, self.places), places, pooled(model, processor, self.photos), true
-        )
+        photos = pooled(model, processor, self.photos)
+        fits = {"external_places": self.places}
+        if self.album:
+            fits["external_places_with_album"] = [*self.places, *self.album]
+        for name, records in fits.items():
+            places = [record.tags["scene"]["environment"] for record in records]
+            found[name] = linear_probe(pooled(model, processor, records), places, photos, true)
         return found
 
 
@@ -171,7 +178,7 @@ def main() -> None:
     material, size = str(options.material.absolute()), options.size
     config = EmberVLMConfig.preset(options.preset, image_size=size)
     processor = EmberVLMProcessor.build(config, dataset.corpus(0, 400))
-    probes = Probes(material, size, options.score)
+    probes = Probes(material, size, options.score, options.album)
     rows: dict[str, dict[str, float]] = {}
     options.output.mkdir(parents=True, exist_ok=True)
     folders = options.models.split(",") if options.models else []

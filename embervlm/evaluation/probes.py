@@ -16,6 +16,7 @@ from embervlm.data.processor import EmberVLMProcessor
 from embervlm.data.schema import Record
 from embervlm.stages.base import chunks
 from embervlm.stages.vision_warmup import FACTS
+from embervlm.world.crops import SOURCE as CROPS
 
 Floats = npt.NDArray[np.float32]
 _STRENGTHS = (1.0, 10.0, 100.0, 1000.0, 10000.0)
@@ -89,7 +90,6 @@ def probe_accuracies(
 
 def _label(record: Record, fact: str) -> str | None:
     if fact == "panorama":
-        background = record.tags.get("picture", {}).get("background")
-        return str(background) if background is not None and "scene" not in record.tags else None
+        return str(record.tags["picture"]["background"]) if record.source == CROPS else None
     value = record.tags.get("scene", {}).get(fact)
     return None if value is None else str(value)
