@@ -21,7 +21,7 @@ from embervlm.evaluation.selection import selection_figures
 from embervlm.evaluation.suites import SUITES, Options, SuiteResult, run_suite
 from embervlm.evaluation.suites.choosing import estimates
 from embervlm.evaluation.suites.fleets import free_fleets
-from embervlm.evaluation.suites.photos import LABELS, read_photos
+from embervlm.evaluation.suites.photos import LABELS, elsewhere, read_photos
 from embervlm.evaluation.suites.trusting import empty_fleets
 from tests.evaluation import fakes
 
@@ -312,7 +312,15 @@ def test_photos_reads_the_place_from_the_chain(tmp_path: Path) -> None:
     assert found.metrics["environment"].value == 1.0
     assert found.baselines["majority"]["environment"].value == pytest.approx(2 / 3)
     assert found.baselines["text_only"]["environment"].value == 0.0
-    assert found.baselines["shuffled_image"]["environment"].value < 1.0
+    assert found.baselines["shuffled_image"]["environment"].value == 0.0, "each is of another place"
+
+
+def test_a_photograph_is_never_shuffled_to_one_of_the_same_place(tmp_path: Path) -> None:
+    places = ["warehouse"] * 6 + ["roof"] * 6 + ["harbour"]
+    folder = photo_folder(tmp_path, [(f"{i:02d}.png", place) for i, place in enumerate(places)])
+    shown = read_photos(folder)
+    assert all(shown[j].environment != shown[i].environment for i, j in enumerate(elsewhere(shown, 0)))
+    assert all(j != i for i, j in enumerate(elsewhere(shown[:6], 0))), "one place only: another picture of it"
 
 
 def test_photos_say_what_material_is_missing(tmp_path: Path) -> None:

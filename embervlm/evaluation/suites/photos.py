@@ -85,7 +85,7 @@ def photos(asker: Asker, options: Options) -> SuiteResult:
         common = Counter(photo.environment for photo in shown).most_common(1)[0][0]
         answers = {"majority": [common] * len(shown), "text_only": _said(asker, shown, [None] * len(shown))}
         if len(shown) > 1:
-            answers["shuffled_image"] = _said(asker, shown, pictures[1:] + pictures[:1])
+            answers["shuffled_image"] = _said(asker, shown, [pictures[i] for i in elsewhere(shown, options.seed)])
         baselines = {name: {"environment": _right(sample, given, shown)} for name, given in answers.items()}
     rows = [
         {"file": photo.path.name, "environment": photo.environment, "said": name}
@@ -100,6 +100,20 @@ def photos(asker: Asker, options: Options) -> SuiteResult:
         ("majority is the commonest environment of these very photographs.",) if baselines else (),
         {"predictions": rows},
     )
+
+
+def elsewhere(shown: Sequence[Photo], seed: int) -> list[int]:
+    """For each photograph the place in the list of a random one of another environment, where there is any.
+
+    Not its neighbour, which is likely to be of the same place: files are listed by place.
+    """
+    rng = np.random.default_rng(seed)
+    every = range(len(shown))
+    found = []
+    for i in every:
+        others = [j for j in every if shown[j].environment != shown[i].environment] or [j for j in every if j != i]
+        found.append(int(rng.choice(others)))
+    return found
 
 
 def _said(asker: Asker, shown: Sequence[Photo], pictures: Sequence[Any]) -> list[str | None]:
