@@ -30,9 +30,11 @@ LABELS = "labels.csv"
 #: Raised whenever the same arguments would make other records.
 GENERATOR_VERSION = 1
 ENDINGS = frozenset({".jpg", ".jpeg", ".png", ".webp"})
-#: Photographs are kept in memory with their longer side at most this many pixels; a smaller side than `LEAST` shows
+#: Photographs are made smaller until their longer side has at most this many pixels; a smaller side than `LEAST` shows
 #: too little.
 LONGEST, LEAST = 512, 96
+#: So many of them, of up to 0.8 MB, a process remembers: an album may be larger than its memory.
+_REMEMBERED = 512
 #: Of so many photographs, in the order of their names' digests, the first is kept back.
 _EVERY = 8
 #: How much of the shorter side a view has.
@@ -45,11 +47,19 @@ class AlbumError(ValueError):
 
 @dataclass(frozen=True)
 class Photograph:
-    """A picture of an album: `pixels` (H, W, 3) uint8 RGB; `environment` is None where nobody said."""
+    """A picture file of an album; `environment` is None where nobody said."""
 
     name: str
-    pixels: Array
+    path: Path
     environment: str | None
+
+    def pixels(self) -> Array:
+        """(H, W, 3) uint8 RGB.
+
+        Raises:
+            AlbumError: the file cannot be decoded.
+        """
+        return _decoded(str(self.path))
 
 
 @dataclass(frozen=True)
@@ -75,11 +85,11 @@ class Window:
 
 @functools.lru_cache(maxsize=2)
 def album(folder: str) -> dict[str, Photograph]:
-    """The photographs of a folder by name (their path below it), read once per process.
+    """The photographs of a folder by name (their path below it), looked up once per process.
 
     Raises:
-        AlbumError: no folder, fewer than two photographs, one that cannot be read or is too small, or a label that
-            names no file or no environment.
+        AlbumError: no folder, fewer than two photographs, one that is no picture or too small, or a label that names
+            no file or no environment.
     """
     root = Path(folder)
     if not root.is_dir():
@@ -89,7 +99,9 @@ def album(folder: str) -> dict[str, Photograph]:
     if len(names) < 2:
         raise AlbumError(f"{root}: {len(names)} photographs ({', '.join(sorted(ENDINGS))}); at least 2 are needed")
     places = _labels(root, set(names))
-    return {name: Photograph(name, _pixels(path), places.get(name)) for name, path in zip(names, files, strict=True)}
+    for path in files:
+        _check(path)
+    return {name: Photograph(name, path, places.get(name)) for name, path in zip(names, files, strict=True)}
 
 
 def _labels(root: Path, names: set[str]) -> dict[str, str]:
@@ -112,25 +124,36 @@ def _labels(root: Path, names: set[str]) -> dict[str, str]:
     return found
 
 
-def _pixels(path: Path) -> Array:
+def _check(path: Path) -> None:
+    """Look at a file's header."""
     try:
-        picture = open_image(path, "photograph")
-    except ImageError as error:
-        raise AlbumError(f"{error}; mend it, or take it out of the album") from error
-    if min(picture.size) < LEAST:
+        with Image.open(path) as picture:
+            width, height = picture.size
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise AlbumError(f"{path}: no picture ({error}); mend it, or take it out of the album") from error
+    if min(width, height) < LEAST:
         raise AlbumError(
-            f"{path}: {picture.width}×{picture.height} pixels show too little; at least {LEAST} a side are needed, "
+            f"{path}: {width}×{height} pixels show too little; at least {LEAST} a side are needed, "
             "or take it out of the album"
         )
+
+
+@functools.lru_cache(maxsize=_REMEMBERED)
+def _decoded(path: str) -> Array:
+    try:
+        picture = open_image(Path(path), "photograph")
+    except ImageError as error:
+        raise AlbumError(f"{error}; mend it, or take it out of the album") from error
     picture.thumbnail((LONGEST, LONGEST))
     return np.asarray(picture)
 
 
 def digest(folder: str | Path) -> str:
-    """sha256 (hex) of an album's photographs and labels. Errors as `album`."""
+    """sha256 (hex) of an album's files and labels. Errors as `album`."""
     total = hashlib.sha256()
     for name, photograph in album(str(folder)).items():
-        total.update(f"{name}\0{photograph.environment}\0".encode() + photograph.pixels.tobytes())
+        content = hashlib.sha256(photograph.path.read_bytes()).hexdigest()
+        total.update(f"{name}\0{photograph.environment}\0{content}\0".encode())
     return total.hexdigest()
 
 
@@ -156,12 +179,12 @@ def sample_window(photograph: Photograph, rng: random.Random) -> Window:
     )
 
 
-def view_of(photograph: Photograph, window: Window, size: int) -> Array:
-    """What a window shows, (size, size, 3) uint8."""
-    height, width = photograph.pixels.shape[:2]
+def view_of(photograph: Array, window: Window, size: int) -> Array:
+    """What a window of a photograph (H, W, 3) shows, (size, size, 3) uint8."""
+    height, width = photograph.shape[:2]
     side = math.floor(window.side * min(height, width))
     left, top = math.floor(window.left * (width - side)), math.floor(window.top * (height - side))
-    part = Image.fromarray(photograph.pixels[top : top + side, left : left + side])
+    part = Image.fromarray(photograph[top : top + side, left : left + side])
     pixels = np.asarray(part.resize((size, size), Image.Resampling.LANCZOS))
     return np.ascontiguousarray(pixels[:, ::-1]) if window.mirrored else pixels
 
@@ -187,7 +210,7 @@ def _record(shown: list[Photograph], split: str, i: int, seed: int, size: int) -
     rng = random.Random(f"{seed}|{split}|{SOURCE}|{i}")
     photograph = shown[i % len(shown)]
     window, lens = sample_window(photograph, rng), sample_lens(rng)
-    pixels = view_of(photograph, window, size)
+    pixels = view_of(photograph.pixels(), window, size)
     place = photograph.environment
     scene = {} if place is None else {"scene": {"environment": place}}
     return Record(

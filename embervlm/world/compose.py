@@ -54,7 +54,10 @@ def compose(
         if window is not None and (shot is None or rng.random() < 0.5):
             seen = window.to_dict()
             # Where its sky is nobody knows; none gives way to a painted one.
-            photograph = view_of(album(str(own))[window.photograph], window, size), np.zeros((size, size), np.float32)
+            photograph = (
+                view_of(album(str(own))[window.photograph].pixels(), window, size),
+                np.zeros((size, size), np.float32),
+            )
         elif shot is not None:
             seen, photograph = shot.to_dict(), perspective(found[shot.panorama], shot, size)
     return taken(paint(scene, size, photograph), lens, scene.seed), {**seen, **lens.to_dict()}

@@ -13,7 +13,7 @@ from PIL import Image
 
 from embervlm.world import album as albums
 from embervlm.world import dataset
-from embervlm.world.album import AlbumError, Photograph, Window, album, build, digest, shown_in, view_of
+from embervlm.world.album import AlbumError, Window, album, build, digest, shown_in, view_of
 from embervlm.world.compose import compose
 from embervlm.world.scenes import sample_scene
 
@@ -41,7 +41,7 @@ def test_every_picture_belongs_to_it_and_the_labels_say_where_some_are(folder: P
     assert found["00.png"].environment == "facade"
     assert found["below/quay.JPG"].environment == "harbour"
     assert found["18.png"].environment is None
-    assert found["00.png"].pixels.shape == (100, 120, 3)
+    assert found["00.png"].pixels().shape == (100, 120, 3)
 
 
 def test_no_photograph_of_training_is_in_validation_or_test(folder: Path) -> None:
@@ -88,8 +88,17 @@ def test_what_is_no_album_is_refused(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(AlbumError, match=r"small\.png: 400×80 pixels .* at least 96"):
         album(str(folder))
     (folder / "small.png").write_bytes(b"no picture")
-    with pytest.raises(AlbumError, match=r"small\.png.*take it out of the album"):
+    with pytest.raises(AlbumError, match=r"small\.png: no picture.*take it out of the album"):
         album(str(folder))
+
+
+def test_a_photograph_that_breaks_off_is_named(folder: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 255, (100, 100, 3)).astype(np.uint8)
+    Image.fromarray(pixels).save(folder / "cut.png")
+    whole = (folder / "cut.png").read_bytes()
+    (folder / "cut.png").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(AlbumError, match=r"cut\.png.*take it out of the album"):
+        album(str(folder))["cut.png"].pixels()
 
 
 def test_views_repeat_and_know_what_the_labels_say(folder: Path) -> None:
@@ -119,7 +128,7 @@ def test_a_window_shows_what_lies_in_it(
     pixels = np.zeros((height, width, 3), np.uint8)
     pixels[:, :, 0] = np.linspace(0, 255, width)[None]
     pixels[:, :, 1] = np.linspace(0, 255, height)[:, None]
-    seen = view_of(Photograph("any", pixels, None), Window("any", left, top, side, mirrored), 48).astype(int)
+    seen = view_of(pixels, Window("any", left, top, side, mirrored), 48).astype(int)
     assert seen.shape == (48, 48, 3)
     across = seen[24, :, 0][::-1] if mirrored else seen[24, :, 0]
     assert (np.diff(across) >= -1).all()
