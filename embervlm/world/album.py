@@ -20,7 +20,8 @@ import numpy as np
 from PIL import Image
 
 from embervlm.data.images import ImageError, open_image
-from embervlm.data.schema import SPLITS, Record
+from embervlm.data.schema import Record
+from embervlm.world.crops import numbers
 from embervlm.world.material import Array
 from embervlm.world.ontology import ENVIRONMENTS
 from embervlm.world.paint.photograph import sample_lens, taken
@@ -157,10 +158,11 @@ def digest(folder: str | Path) -> str:
     return total.hexdigest()
 
 
-def shown_in(folder: str, split: str) -> list[Photograph]:
+@functools.lru_cache(maxsize=6)
+def shown_in(folder: str, split: str) -> tuple[Photograph, ...]:
     """The photographs that a split may show. Errors as `album`."""
     order = sorted(album(folder).values(), key=lambda p: hashlib.sha256(p.name.encode()).digest())
-    return [photograph for i, photograph in enumerate(order) if (i % _EVERY == 0) != (split == "train")]
+    return tuple(photograph for i, photograph in enumerate(order) if (i % _EVERY == 0) != (split == "train"))
 
 
 def photographs_of(folder: str, environment: str, split: str) -> list[Photograph]:
@@ -198,15 +200,11 @@ def build(split: str, count: int, seed: int, size: int, folder: str, start: int 
     Raises:
         ValueError: an unknown split or a negative number; errors of `album`.
     """
-    if split not in SPLITS:
-        raise ValueError(f"split: unknown {split!r}; known are {', '.join(SPLITS)}")
-    if count < 0 or start < 0:
-        raise ValueError(f"count {count} and start {start} must not be negative")
-    shown = shown_in(folder, split)
-    return (_record(shown, split, i, seed, size) for i in range(start, start + count))
+    asked, shown = numbers(split, count, start), shown_in(folder, split)
+    return (_record(shown, split, i, seed, size) for i in asked)
 
 
-def _record(shown: list[Photograph], split: str, i: int, seed: int, size: int) -> Record:
+def _record(shown: tuple[Photograph, ...], split: str, i: int, seed: int, size: int) -> Record:
     rng = random.Random(f"{seed}|{split}|{SOURCE}|{i}")
     photograph = shown[i % len(shown)]
     window, lens = sample_window(photograph, rng), sample_lens(rng)

@@ -43,11 +43,20 @@ def build(split: str, count: int, seed: int, size: int, material: str, start: in
     Raises:
         ValueError: an unknown split, a negative number, or no material in the folder.
     """
+    return (_record(split, i, seed, size, material) for i in numbers(split, count, start))
+
+
+def numbers(split: str, count: int, start: int) -> range:
+    """The numbers of the records that are asked for.
+
+    Raises:
+        ValueError: an unknown split or a negative number.
+    """
     if split not in SPLITS:
         raise ValueError(f"split: unknown {split!r}; known are {', '.join(SPLITS)}")
     if count < 0 or start < 0:
         raise ValueError(f"count {count} and start {start} must not be negative")
-    return (_record(split, i, seed, size, material) for i in range(start, start + count))
+    return range(start, start + count)
 
 
 def _record(split: str, i: int, seed: int, size: int, material: str) -> Record:

@@ -198,12 +198,12 @@ def _with_album(data: DataConfig, generator: str) -> str:
     Raises:
         ReaderError: there is no album, or it cannot be used.
     """
-    from embervlm.world.album import AlbumError, digest
+    from embervlm.world.album import AlbumError
 
     if data.album is None:
         raise ReaderError("data.sources has album: data.album is null; name the folder of your photographs")
     try:
-        return hashlib.sha256((generator + digest(data.album)).encode()).hexdigest()
+        return hashlib.sha256((generator + album_digest(data.album)).encode()).hexdigest()
     except AlbumError as error:
         raise ReaderError(f"data.album: {error}") from error
 
@@ -298,6 +298,14 @@ READERS: dict[str, Reader] = {
     CROPS_SOURCE: read_crops,
     ALBUM_SOURCE: read_album,
 }
+
+
+@functools.cache
+def album_digest(folder: str) -> str:
+    """sha256 (hex) of an album, whose files are all read for it. Errors as `embervlm.world.album.album`."""
+    from embervlm.world.album import digest
+
+    return digest(folder)
 
 
 @functools.cache
