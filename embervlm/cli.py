@@ -328,7 +328,7 @@ def _as_text(number: int, record: Record) -> str:
 def _material(args: argparse.Namespace) -> None:
     for name in ("count", "size"):
         _positive(f"--{name}", getattr(args, name))
-    from embervlm.world.material import install
+    from embervlm.gathering.panoramas import install
     from embervlm.world.photos import write_photos
 
     folder = install(args.folder, args.archive)
@@ -338,7 +338,7 @@ def _material(args: argparse.Namespace) -> None:
 
 
 def _album(args: argparse.Namespace) -> None:
-    from embervlm.world.gather import gather
+    from embervlm.gathering.album import gather
 
     print(f"album: {gather(args.folder, args.archives)} photographs in {args.folder}")
 

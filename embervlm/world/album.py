@@ -7,7 +7,6 @@ the others teach the encoder through a teacher only. Every eighth photograph is 
 
 from __future__ import annotations
 
-import csv
 import functools
 import hashlib
 import math
@@ -22,12 +21,11 @@ from PIL import Image
 from embervlm.data.images import ImageError, open_image
 from embervlm.data.schema import Record
 from embervlm.world.crops import numbers
+from embervlm.world.labels import LABELS, LabelError, read_labels
 from embervlm.world.material import Array
-from embervlm.world.ontology import ENVIRONMENTS
 from embervlm.world.paint.photograph import sample_lens, taken
 
 SOURCE = "album"
-LABELS = "labels.csv"
 #: Raised whenever the same arguments would make other records.
 GENERATOR_VERSION = 1
 ENDINGS = frozenset({".jpg", ".jpeg", ".png", ".webp"})
@@ -106,22 +104,18 @@ def album(folder: str) -> dict[str, Photograph]:
 
 
 def _labels(root: Path, names: set[str]) -> dict[str, str]:
-    path = root / LABELS
-    if not path.is_file():
+    if not (root / LABELS).is_file():
         return {}
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
-        if not {"file", "environment"} <= set(reader.fieldnames or ()):
-            raise AlbumError(f"{path}:1: expected the columns file and environment")
-        found = {}
-        for row in reader:
-            name, environment = (row["file"] or "").strip(), (row["environment"] or "").strip()
-            if name not in names:
-                raise AlbumError(f"{path}:{reader.line_num}: {name!r} is no photograph of {root}")
-            if environment not in ENVIRONMENTS:
-                known = ", ".join(ENVIRONMENTS)
-                raise AlbumError(f"{path}:{reader.line_num}: environment {environment!r} is not one of {known}")
-            found[name] = environment
+    try:
+        labels = read_labels(root)
+    except LabelError as error:
+        raise AlbumError(str(error)) from error
+    found: dict[str, str] = {}
+    for label in labels:
+        if label.name not in names:
+            raise AlbumError(f"{label.where}: {label.name!r} is no photograph ({', '.join(sorted(ENDINGS))}) of {root}")
+        if found.setdefault(label.name, label.environment) != label.environment:
+            raise AlbumError(f"{label.where}: {label.name!r} shows another environment in a line before")
     return found
 
 

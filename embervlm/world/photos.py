@@ -8,10 +8,11 @@ from pathlib import Path
 
 from PIL import Image
 
+from embervlm.world.labels import LABELS
 from embervlm.world.panoramas import HELD_OUT, HELD_OUT_PLACES, Place, Shot, panoramas, perspective
 
-#: The file with the labels, and that of the pictures for whose place EmberWorld has no name.
-LABELS, UNNAMED = "labels.csv", "unnamed.csv"
+#: The pictures for whose place EmberWorld has no name.
+UNNAMED = "unnamed.csv"
 _COLUMNS = ("file", "environment", "near", "panorama", "yaw", "pitch", "field_of_view")
 
 

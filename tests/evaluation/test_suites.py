@@ -21,8 +21,9 @@ from embervlm.evaluation.selection import selection_figures
 from embervlm.evaluation.suites import SUITES, Options, SuiteResult, run_suite
 from embervlm.evaluation.suites.choosing import estimates
 from embervlm.evaluation.suites.fleets import free_fleets
-from embervlm.evaluation.suites.photos import LABELS, elsewhere, read_photos
+from embervlm.evaluation.suites.photos import elsewhere, read_photos
 from embervlm.evaluation.suites.trusting import empty_fleets
+from embervlm.world.labels import LABELS
 from tests.evaluation import fakes
 
 

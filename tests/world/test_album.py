@@ -67,7 +67,9 @@ def test_its_digest_follows_pictures_and_labels(folder: Path, tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("labels", "told"),
     [
-        ("file,environment\n99.png,facade\n", r"labels\.csv:2: '99\.png' is no photograph"),
+        ("file,environment\n99.png,facade\n", r"labels\.csv:2: .*99\.png: no such picture"),
+        ("file,environment\nlabels.csv,facade\n", r"labels\.csv:2: 'labels\.csv' is no photograph"),
+        ("file,environment\n00.png,facade\n00.png,harbour\n", r"labels\.csv:3: '00\.png' shows another"),
         ("file,environment\n00.png,facade\n01.png,palace\n", r"labels\.csv:3: environment 'palace' is not one of"),
         ("file,place\n00.png,facade\n", r"labels\.csv:1: expected the columns file and environment"),
     ],

@@ -1,15 +1,12 @@
 """`photos`: does the reasoning name the place that a photograph shows?
 
-The material is a folder with pictures and `labels.csv`: a header `file,environment` (and `task`, if wanted), a row
-per picture, the environment by EmberWorld's name for it.
+The material is a folder with pictures and their `labels.csv` (`embervlm.world.labels`).
 """
 
 from __future__ import annotations
 
-import csv
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,22 +20,12 @@ from embervlm.evaluation.metrics import MetricError
 from embervlm.evaluation.suites.result import Options, SuiteResult
 from embervlm.fleet import default_fleet
 from embervlm.world.chains import parse_chain
-from embervlm.world.ontology import ENVIRONMENTS
-from embervlm.world.photos import LABELS
+from embervlm.world.labels import LABELS, Label, LabelError, read_labels
 
 _HELP = f"--data is a folder of photographs with {LABELS} in it: columns file, environment and, if wanted, task"
 
 
-@dataclass(frozen=True)
-class Photo:
-    """A picture file, the environment that it shows, and what is asked there."""
-
-    path: Path
-    environment: str
-    task: str
-
-
-def read_photos(folder: Path | None) -> list[Photo]:
+def read_photos(folder: Path | None) -> list[Label]:
     """The photographs of a folder by its labels.
 
     Raises:
@@ -46,26 +33,13 @@ def read_photos(folder: Path | None) -> list[Photo]:
     """
     if folder is None or not folder.is_dir():
         raise MetricError(f"photos: {'no --data' if folder is None else f'{folder}: no such folder'}. {_HELP}")
-    labels = folder / LABELS
-    if not labels.is_file():
-        raise MetricError(f"photos: {labels}: not there. {_HELP}")
-    with labels.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
-        if not {"file", "environment"} <= set(reader.fieldnames or ()):
-            raise MetricError(f"photos: {labels}:1: expected the columns file and environment. {_HELP}")
-        photos = [_photo(folder, row, f"photos: {labels}:{reader.line_num}") for row in reader]
+    try:
+        photos = read_labels(folder)
+    except LabelError as error:
+        raise MetricError(f"photos: {error}. {_HELP}") from error
     if not photos:
-        raise MetricError(f"photos: {labels}: no rows. {_HELP}")
+        raise MetricError(f"photos: {folder / LABELS}: no rows. {_HELP}")
     return photos
-
-
-def _photo(folder: Path, row: dict[str, Any], where: str) -> Photo:
-    path, environment = folder / (row["file"] or ""), (row["environment"] or "").strip()
-    if not path.is_file():
-        raise MetricError(f"{where}: {path}: no such picture")
-    if environment not in ENVIRONMENTS:
-        raise MetricError(f"{where}: environment {environment!r} is not one of {', '.join(ENVIRONMENTS)}")
-    return Photo(path, environment, (row.get("task") or "").strip() or UNKNOWN_TASK)
 
 
 def photos(asker: Asker, options: Options) -> SuiteResult:
@@ -102,7 +76,7 @@ def photos(asker: Asker, options: Options) -> SuiteResult:
     )
 
 
-def elsewhere(shown: Sequence[Photo], seed: int) -> list[int]:
+def elsewhere(shown: Sequence[Label], seed: int) -> list[int]:
     """For each photograph the place in the list of a random one of another environment, where there is any.
 
     Not its neighbour, which is likely to be of the same place: files are listed by place.
@@ -116,15 +90,16 @@ def elsewhere(shown: Sequence[Photo], seed: int) -> list[int]:
     return found
 
 
-def _said(asker: Asker, shown: Sequence[Photo], pictures: Sequence[Any]) -> list[str | None]:
+def _said(asker: Asker, shown: Sequence[Label], pictures: Sequence[Any]) -> list[str | None]:
     """The environment that each chain names; None where it names none."""
     fleet = default_fleet().to_dicts()
     requests = [
-        {"image": picture, "task": photo.task, "fleet": fleet} for photo, picture in zip(shown, pictures, strict=True)
+        {"image": picture, "task": photo.task or UNKNOWN_TASK, "fleet": fleet}
+        for photo, picture in zip(shown, pictures, strict=True)
     ]
     answers = asker.select(requests, reasoning=True)
     return [parse_chain(a.get("steps") or []).get("environment", {}).get("environment") for a in answers]
 
 
-def _right(sample: Sample, said: Sequence[str | None], shown: Sequence[Photo]) -> Estimate:
+def _right(sample: Sample, said: Sequence[str | None], shown: Sequence[Label]) -> Estimate:
     return sample.mean([float(name == photo.environment) for name, photo in zip(said, shown, strict=True)])

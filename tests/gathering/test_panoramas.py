@@ -13,8 +13,10 @@ import numpy as np
 import pytest
 
 from embervlm.cli import main
+from embervlm.gathering import panoramas
+from embervlm.gathering.panoramas import develop, install, sky_of, unpacked
 from embervlm.world import material
-from embervlm.world.material import MaterialError, develop, install, load, sky_of, unpacked
+from embervlm.world.material import MaterialError, load
 
 
 def radiance(height: int = 32) -> np.ndarray:
@@ -34,9 +36,9 @@ def archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             member = tarfile.TarInfo(f"package/hdri/{name}.exr.js")
             member.size = len(text)
             opened.addfile(member, io.BytesIO(text.encode()))
-    monkeypatch.setattr(material, "SKIES", {"park": "joined", "hall": "none"})
-    monkeypatch.setattr(material, "ARCHIVE_SHA512", hashlib.sha512(path.read_bytes()).hexdigest())
-    monkeypatch.setattr(material, "read_exr", lambda content, name: radiance())
+    monkeypatch.setattr(panoramas, "SKIES", {"park": "joined", "hall": "none"})
+    monkeypatch.setattr(panoramas, "ARCHIVE_SHA512", hashlib.sha512(path.read_bytes()).hexdigest())
+    monkeypatch.setattr(panoramas, "read_exr", lambda content, name: radiance())
     return path
 
 
@@ -85,7 +87,7 @@ def test_without_npm_or_network_it_says_what_to_do(
     npm.write_text("#!/bin/sh\necho 'npm error network is unreachable' >&2\nexit 1\n")
     npm.chmod(0o755)
     monkeypatch.setenv("PATH", os.pathsep.join([str(tools), "/bin", "/usr/bin"]))
-    with pytest.raises(MaterialError, match=r"is the registry reachable.*network is unreachable.*--archive"):
+    with pytest.raises(MaterialError, match=r"network is unreachable.*is the registry reachable.*--archive"):
         install(tmp_path / "m")
 
 
@@ -126,9 +128,9 @@ def test_exr_files_are_read() -> None:
     opened = pytest.importorskip("OpenEXR", reason="only with the extra `material`")
     header = {"compression": opened.ZIP_COMPRESSION, "type": opened.scanlineimage}
     with pytest.raises(MaterialError, match="park: no EXR picture"):
-        material.read_exr(b"nothing", "park")
+        panoramas.read_exr(b"nothing", "park")
     import tempfile
 
     with tempfile.NamedTemporaryFile(suffix=".exr") as file:
         opened.File(header, {"RGB": np.full((4, 8, 3), 0.5, np.float16)}).write(file.name)
-        assert material.read_exr(Path(file.name).read_bytes(), "park").mean() == pytest.approx(0.5)
+        assert panoramas.read_exr(Path(file.name).read_bytes(), "park").mean() == pytest.approx(0.5)

@@ -22,7 +22,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from embervlm.world.album import LABELS, AlbumError
+from embervlm.gathering.packages import FetchError, fetch
+from embervlm.world.album import AlbumError
+from embervlm.world.labels import LABELS
 
 LIST = Path(__file__).with_name("album.csv")
 
@@ -102,23 +104,12 @@ def _there(archives: Path, package: str) -> Path:
 
 
 def _fetch(registry: str, package: str, folder: Path) -> Path:
-    command = {
-        "debian": ["apt-get", "download", package],
-        "npm": ["npm", "pack", package, "--silent", "--ignore-scripts"],
-    }[registry]
-    elsewhere = f"or fetch {package} elsewhere and name the folder of the archives with --archives"
-    if shutil.which(command[0]) is None:
-        raise AlbumError(f"{command[0]} is not installed, and {package} comes from {registry}; {elsewhere}")
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False, cwd=folder)
-    except subprocess.TimeoutExpired as error:
-        raise AlbumError(f"{command[0]} did not fetch {package} within 15 minutes; try again, {elsewhere}") from error
-    found = sorted([*folder.glob("*.deb"), *folder.glob("*.tgz")])
-    if done.returncode or not found:
-        told = (done.stderr or done.stdout).strip().splitlines()
-        why = f": {told[-1]}" if told else ""
-        raise AlbumError(f"{' '.join(command)} fetched nothing{why}; is {registry} reachable? Try again, {elsewhere}")
-    return found[0]
+        return fetch(registry, package, folder)
+    except FetchError as error:
+        raise AlbumError(
+            f"{error}, or fetch {package} elsewhere and name the archives' folder with --archives"
+        ) from error
 
 
 def members(archive: Path) -> Iterator[bytes]:

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from embervlm.cli import main
-from embervlm.world import gather
+from embervlm.gathering import album
+from embervlm.gathering.album import Listed, listed, members, resources
 from embervlm.world.album import AlbumError
-from embervlm.world.gather import Listed, listed, members, resources
 from embervlm.world.ontology import ENVIRONMENTS
 
 
@@ -50,7 +50,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         Listed("npm", "@any/thing@1.0", f"{name}.jpg", digest, "harbour" if name == "quay" else "")
         for name, digest in digests.items()
     ]
-    monkeypatch.setattr(gather, "listed", lambda: rows)
+    monkeypatch.setattr(album, "listed", lambda: rows)
     (tmp_path / "archives").mkdir()
     archive(
         tmp_path / "archives" / "any-thing-1.0.tgz",
@@ -75,20 +75,20 @@ def test_a_package_without_any_of_them_is_an_error(package: Path, tmp_path: Path
     archive(package / "any-thing-1.0.tgz", {"package/a.jpg": b"another"})
     assert main(["album", "--folder", str(tmp_path / "album"), "--archives", str(package)]) == 2
     with pytest.raises(AlbumError, match="none of the 3 photographs"):
-        gather.gather(tmp_path / "album", package)
+        album.gather(tmp_path / "album", package)
 
 
 def test_what_is_missing_or_broken_is_named(package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(
         AlbumError, match=r"no archive of @any/thing@1\.0 \(any-thing-1\.0_….deb or any-thing-1\.0\.tgz\)"
     ):
-        gather.gather(tmp_path / "album", tmp_path)
+        album.gather(tmp_path / "album", tmp_path)
     (package / "any-thing-1.0.tgz").write_bytes(b"no archive")
     with pytest.raises(AlbumError, match=r"any-thing-1\.0\.tgz: cannot be opened.*fetch it again"):
-        gather.gather(tmp_path / "album", package)
+        album.gather(tmp_path / "album", package)
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(AlbumError, match=r"npm is not installed.*--archives"):
-        gather.gather(tmp_path / "album")
+        album.gather(tmp_path / "album")
 
 
 @pytest.mark.parametrize("version", [1, 2, 3])

@@ -1,0 +1,1 @@
+"""What is fetched once from other projects' packages: the archives themselves, and the project's own album."""
