@@ -24,7 +24,7 @@ from embervlm.data.prompts import chain_pieces, plan_pieces
 from embervlm.data.schema import STEPS, Record
 from embervlm.stages.base import Batch, Gather, Stage, StageModule, chunks
 from embervlm.stages.losses import info_nce, reason_loss, rows_before, selection_losses
-from embervlm.stages.selection import chain_losses, fleet_group, selection_inputs
+from embervlm.stages.selection import chain_losses, fleet_group, leave_unseen, selection_inputs
 from embervlm.stages.trusting import TRAINING, calibrate, finish_direct, finish_reasoned
 
 if TYPE_CHECKING:
@@ -197,7 +197,8 @@ class Reasoning(Stage):
         written, ends, valid, places = [], [], [], []
         for record, fleet in zip(records, fleets, strict=True):
             steps, wrong = list(record.reasoning), -1
-            if seed is not None and rng.random() < self.corrupted_share:
+            bare = bool(record.tags.get("picture", {}).get("bare"))
+            if seed is not None and rng.random() < self.corrupted_share and not bare:
                 wrong = int(rng.choice(_CORRUPTIBLE))
                 other = records[int(rng.integers(len(records)))]
                 if len(other.reasoning) <= wrong or other.reasoning[wrong] == steps[wrong]:
@@ -206,10 +207,13 @@ class Reasoning(Stage):
                     steps[wrong] = _plain(other.reasoning[wrong])
             written.append(_written(processor, steps, record, fleet.names))
             closes, spans = _steps(processor, written[-1][0])
-            ends.append(closes)
+            # The analysis of a bare picture's chain is another record's already, and its other steps tell what it
+            # does not show: nothing for the validator.
+            ends.append([-1] * len(closes) if bare else closes)
             valid.append([float(i != wrong) for i in range(len(STEPS))])
             places.append((spans, wrong))
         texts = processor.texts(tasks) | processor.generated(written, start="<|reasoning_start|>")
+        leave_unseen(processor, records, texts)
         labels = texts["labels"]
         length = labels.shape[1]
         environment = torch.zeros(labels.shape, dtype=torch.bool)

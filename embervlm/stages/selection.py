@@ -146,6 +146,7 @@ class RobotSelection(Stage):
         if chained:
             written = [chain_text(processor, r, f) for r, f in zip(chosen[:chained], fleets[:chained], strict=True)]
             texts = processor.texts(tasks[:chained]) | processor.generated(written, start="<|reasoning_start|>")
+            leave_unseen(processor, chosen[:chained], texts)
             batch |= {f"{_CHAIN}{name}": value for name, value in texts.items()}
         if chained < len(chosen):
             batch |= processor.texts(tasks[chained:])
@@ -248,6 +249,23 @@ def chain_text(processor: EmberVLMProcessor, record: Record, fleet: Fleet) -> tu
     """A record's chain and plan as ids and mentions."""
     pieces = chain_pieces(record.reasoning, fleet.names) + plan_pieces(record.plan, fleet.names)
     return processor.pieces(pieces)
+
+
+def leave_unseen(processor: EmberVLMProcessor, records: Sequence[Record], texts: Batch) -> None:
+    """Of a chain whose picture shows nothing but the place, leave only the place's name to be learned.
+
+    Changes `labels` (B, T) of generated texts that begin with the opening token. The name stands in the second step
+    between a colon and a comma ("seen: facade, calm, day. …").
+    """
+    for record, ids, labels in zip(records, texts["generated_ids"].tolist(), texts["labels"], strict=True):
+        if not record.tags.get("picture", {}).get("bare"):
+            continue
+        begin = ids.index(processor.ids["<|step|>"])
+        told = [processor.tokenizer.decode([token]) for token in ids[begin:]]
+        colon = next(i for i, part in enumerate(told) if ":" in part)
+        comma = next(i for i, part in enumerate(told) if "," in part)
+        labels[: begin + colon + 1] = -100
+        labels[begin + comma + 1 :] = -100
 
 
 def score_records(

@@ -10,6 +10,7 @@ import random
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from embervlm.world.album import Window, album, photographs_of, sample_window, view_of
 from embervlm.world.ontology import Scene
@@ -25,7 +26,7 @@ PAINTED = "painted"
 
 
 def compose(
-    scene: Scene, size: int, split: str, share: float, material: str, own: str | None = None
+    scene: Scene, size: int, split: str, share: float, material: str, own: str | None = None, bare: bool = False
 ) -> tuple[bytes, dict[str, Any]]:
     """A scene's picture as JPEG, and how it came about: background, view and lens.
 
@@ -38,6 +39,8 @@ def compose(
         material: folder of the panoramas.
         own: folder of an album (`embervlm.world.album`), or None. Where it and the panoramas show an environment,
             every other scene stands on either.
+        bare: show the photograph alone, nothing of the scene drawn on it, where there is one (`share` is then not
+            asked); what came about says so.
 
     Raises:
         MaterialError: the panoramas are not there.
@@ -48,7 +51,7 @@ def compose(
     lens = sample_lens(rng)
     seen: dict[str, Any] = {"background": PAINTED}
     photograph: tuple[Array, Array] | None = None
-    if rng.random() < share:
+    if rng.random() < share or bare:
         shot = sample_shot(scene, split, make_view(scene, Canvas(16)).camera.horizon, rng)
         window = None if own is None else _window(scene, split, own, rng)
         if window is not None and (shot is None or rng.random() < 0.5):
@@ -60,6 +63,8 @@ def compose(
             )
         elif shot is not None:
             seen, photograph = shot.to_dict(), perspective(found[shot.panorama], shot, size)
+    if bare and photograph is not None:
+        return taken(Image.fromarray(photograph[0]), lens, scene.seed), {**seen, **lens.to_dict(), "bare": True}
     return taken(paint(scene, size, photograph), lens, scene.seed), {**seen, **lens.to_dict()}
 
 

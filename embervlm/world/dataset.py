@@ -10,6 +10,7 @@ import random
 from collections.abc import Iterator
 from typing import Any
 
+from embervlm.data.prompts import UNKNOWN_TASK
 from embervlm.data.schema import KINDS as RECORD_KINDS
 from embervlm.data.schema import SPLITS, Record
 from embervlm.world.chains import chain, plan, ranked
@@ -25,6 +26,10 @@ PAIR_SHARE = {"train": 0.35, "validation": 0.5, "test": 0.5}
 DEFAULT_SHARE = 0.3
 #: Raised whenever the same arguments would make other records.
 GENERATOR_VERSION = 4
+#: The kinds of records whose pictures may show the place alone.
+BARE_KINDS = ("selection", "reasoning")
+#: How far away the record is whose analysis a chain with a bare picture begins with.
+_FAR = 1_000_003
 
 
 def build(
@@ -39,6 +44,7 @@ def build(
     photographs: float = 0.0,
     material: str | None = None,
     own: str | None = None,
+    bare: float = 0.0,
 ) -> Iterator[Record]:
     """Records `start` … `start + count - 1` of a split.
 
@@ -55,6 +61,10 @@ def build(
             Above 0, every picture goes through a camera, and `tags["picture"]` says which and what is behind.
         material: the folder of the panoramas (`embervlm.world.material`), needed where `photographs` is above 0.
         own: a folder of photographs (`embervlm.world.album`) that scenes may stand on as well, or None.
+        bare: share, 0 to 1, of the training split's selection and reasoning records whose picture is a photograph of
+            the place alone, where one shows it. What is done there is then not to be seen, and every other of them
+            does not say it either: their chain begins with another scene's analysis, so that only the picture
+            tells the place (`tags["picture"]["bare"]`).
 
     Raises:
         ValueError: an unknown split or kind, a negative number, or no material where it is needed.
@@ -67,11 +77,14 @@ def build(
         raise ValueError(f"count {count} and start {start} must not be negative, image_size {image_size} at least 16")
     if not 0 <= photographs <= 1:
         raise ValueError(f"photographs: {photographs} is no share from 0 to 1")
+    if not 0 <= bare <= 1 or (bare and not photographs):
+        raise ValueError(f"bare: {bare} is no share from 0 to 1, or photographs is 0")
     if photographs and material is None:
         raise ValueError("material: the folder of the panoramas is needed for photographs; `make material` installs it")
     size = image_size if images else 0
     backgrounds = (photographs, material or "", own)
-    return _records(split, kind, range(start, start + count), seed, size, fleets, backgrounds)
+    alone = bare if split == "train" and kind in BARE_KINDS else 0.0
+    return _records(split, kind, range(start, start + count), seed, size, fleets, backgrounds, alone)
 
 
 def _records(
@@ -82,6 +95,7 @@ def _records(
     size: int,
     fleets: int,
     backgrounds: tuple[float, str, str | None],
+    bare: float,
 ) -> Iterator[Record]:
     for i in indices:
         if kind == "caption":
@@ -91,7 +105,13 @@ def _records(
         else:
             record, scene = _selection(split, kind, i, seed, fleets)
         if size and backgrounds[0]:
-            record.image, record.tags["picture"] = _photographed(scene, size, split, *backgrounds)
+            alone = bool(bare) and _rng(seed, split, kind, f"bare {i}").random() < bare
+            record.image, record.tags["picture"] = _photographed(scene, size, split, *backgrounds, alone)
+            if record.tags["picture"].get("bare"):
+                other, _ = _selection(split, kind, i + _FAR, seed, fleets)
+                record.reasoning = [other.reasoning[0], *record.reasoning[1:]]
+                if _rng(seed, split, kind, f"silent {i}").random() < 0.5:
+                    record.instruction = UNKNOWN_TASK
         elif size:
             record.image = _picture(scene, size)
         yield record
@@ -105,12 +125,12 @@ def _picture(scene: Scene, size: int) -> bytes:
 
 
 def _photographed(
-    scene: Scene, size: int, split: str, share: float, material: str, own: str | None
+    scene: Scene, size: int, split: str, share: float, material: str, own: str | None, bare: bool
 ) -> tuple[bytes, dict[str, Any]]:
     """The picture of a scene in a data set with photographs, and how it was made."""
     from embervlm.world.compose import compose
 
-    return compose(scene, size, split, share, material, own)
+    return compose(scene, size, split, share, material, own, bare)
 
 
 def _rng(seed: int, split: str, kind: str, i: int | str) -> random.Random:

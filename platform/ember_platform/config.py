@@ -402,6 +402,8 @@ def _check_data(data: DataConfig) -> None:
     """The fields of the data against each other."""
     if data.robot_fold >= data.robot_folds:
         raise fault("data.robot_fold", f"{data.robot_fold} is no fold of {data.robot_folds}")
+    if data.bare and not data.photographs:
+        raise fault("data.bare", f"{data.bare:g} of the pictures are photographs, and data.photographs is 0")
     for name, dataset in data.datasets.items():
         at = f"data.datasets.{name}"
         if name in (WORLD_SOURCE, WORDS_SOURCE, CROPS_SOURCE, ALBUM_SOURCE, ROBOT_SOURCE, "shard"):

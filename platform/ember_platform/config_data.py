@@ -108,6 +108,13 @@ class DataConfig(Section):
         description="share of EmberWorld's scenes on photographs where one shows the place, 0 to 1; above 0 every "
         "picture goes through a camera (blur, noise, JPEG), and data.material must be there",
     )
+    bare: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="share of the training records of stages 3 and 4 whose picture is a photograph of the place alone, "
+        "where one shows it: the reasoning then learns to name it by the photograph; needs data.photographs above 0",
+    )
     material: Location = Field(
         default=".material", description="folder of the photographs that `make material` installs; read above 0 only"
     )

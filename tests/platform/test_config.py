@@ -54,6 +54,7 @@ def test_overrides_are_yaml_with_plain_exponents() -> None:
         ("data.sources=[]", "data.sources: empty, and neither data.datasets nor data.robot_data is set"),
         ("data.image_size=100", "data.image_size: "),
         ("data.robot_fold=5", "data.robot_fold: 5 is no fold of 5"),
+        ("data.bare=0.5", "data.bare: 0.5 of the pictures are photographs, and data.photographs is 0"),
         ("trackin.experiment=a", "trackin: unknown key; did you mean 'tracking'?"),
         ("seed.a=3", "seed holds 0, which has no fields"),
         ("seed", "expected dotted.key=value"),

@@ -191,6 +191,18 @@ def test_photographs_are_part_of_what_a_shard_is_asked_for(tmp_path: Path, mater
         asked(photographs=0.5, material=str(tmp_path))
 
 
+def test_bare_pictures_change_only_the_training_shards_of_stages_3_and_4(material_folder: Path) -> None:
+    counts = {stage: {"train": 4, "validation": 1, "test": 1} for stage in ("stage1", "stage2", "stage3", "stage4")}
+    data = {"counts": counts, "image_size": 32, "photographs": 1.0, "material": str(material_folder)}
+    specs = [world_specs(RunConfig.model_validate({"data": data | {"bare": bare}})) for bare in (0.0, 1.0)]
+    changed = {(a.stage, a.split) for a, b in zip(*specs, strict=True) if a.digest != b.digest}
+    assert changed == {("stage3", "train"), ("stage4", "train")}
+    shards = [s for s in specs[1] if (s.stage, s.split) == ("stage4", "train")]
+    made = [record for spec in shards for record in READERS["emberworld"](spec)]
+    shown = {record.tags["picture"]["background"] for record in made if record.tags["picture"].get("bare")}  # type: ignore[union-attr]
+    assert "painted" not in shown
+
+
 def test_an_album_is_a_source_and_a_background(tmp_path: Path, material_folder: Path) -> None:
     from PIL import Image
 

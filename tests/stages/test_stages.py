@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import numpy as np
@@ -92,6 +93,22 @@ def test_no_tag_reaches_the_model(records: dict[str, list[Record]]) -> None:
         inputs = [k for k in one if k != "reason_labels" and isinstance(one[k], torch.Tensor)]
         differing = [k for k in inputs if k != "chain_draws" and not torch.equal(one[k], two[k])]
         assert not differing
+
+
+@pytest.mark.parametrize("number", [3, 4])
+def test_of_a_bare_picture_only_the_name_of_the_place_is_learned(number: int, records: dict[str, list[Record]]) -> None:
+    stage, processor = get_stage(number), tiny().processor
+    shown = [r for r in records[stage.kind] if r.reasoning][:8]
+    bare = [dataclasses.replace(r, tags=r.tags | {"picture": {"bare": True}}) for r in shown]
+    batch = stage.collate(processor, bare, seed=1)
+    rows = batch["chain_labels"]
+    learned = [processor.tokenizer.decode(row[row >= 0].tolist()).strip(" ,") for row in rows]
+    assert learned
+    assert set(learned) <= {r.tags["scene"]["environment"] for r in bare}
+    if number == 4:
+        assert bool((batch["step_ends"] == -1).all()), "nothing for the validator"
+    usual = stage.collate(processor, shown, seed=1)["chain_labels"]
+    assert int((usual >= 0).sum()) > 5 * int((rows >= 0).sum())
 
 
 def test_labels_and_chains_do_not_reach_the_direct_scores(records: dict[str, list[Record]]) -> None:

@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from embervlm.data.prompts import UNKNOWN_TASK
+from embervlm.data.schema import Record
 from embervlm.world.dataset import build
 from embervlm.world.material import SKIES, Panorama
 from embervlm.world.ontology import ENVIRONMENTS
@@ -63,6 +65,36 @@ def test_half_of_them_are_about_half(material_folder: Path) -> None:
         if r.tags["scene"]["environment"] in {p.environment for p in PLACES}
     ]
     assert 0.3 < np.mean([b != "painted" for b in backgrounds]) < 0.7
+
+
+def bare_records(material_folder: Path, share: float, split: str = "train", kind: str = "reasoning") -> list[Record]:
+    made = build(split, kind, 160, 4, 32, fleets=4, photographs=0.5, material=str(material_folder), bare=share)
+    return list(made)
+
+
+def test_a_bare_picture_alone_tells_the_place(material_folder: Path) -> None:
+    usual, some = bare_records(material_folder, 0.0), bare_records(material_folder, 0.8)
+    bare = [(a, b) for a, b in zip(usual, some, strict=True) if b.tags["picture"].get("bare")]
+    others = [(a, b) for a, b in zip(usual, some, strict=True) if not b.tags["picture"].get("bare")]
+    assert len(bare) > 10
+    assert all(a == b for a, b in others), "no other record is made otherwise"
+    assert {b.tags["scene"]["environment"] for _, b in bare} <= {p.environment for p in PLACES}
+    assert all(a.image != b.image and b.tags["picture"]["background"] != "painted" for a, b in bare)
+    assert all(a.reasoning[1:] == b.reasoning[1:] and a.labels == b.labels for a, b in bare)
+    assert np.mean([a.reasoning[0] != b.reasoning[0] for a, b in bare]) > 0.8, "another scene's"
+    silent = [b.instruction == UNKNOWN_TASK for _, b in bare]
+    assert 0.2 < np.mean(silent) < 0.8
+    assert some == bare_records(material_folder, 0.8)
+
+
+@pytest.mark.parametrize(("split", "kind"), [("validation", "reasoning"), ("test", "selection"), ("train", "caption")])
+def test_nothing_is_bare_where_it_is_measured_or_named(material_folder: Path, split: str, kind: str) -> None:
+    assert bare_records(material_folder, 1.0, split, kind) == bare_records(material_folder, 0.0, split, kind)
+
+
+def test_bare_pictures_need_photographs() -> None:
+    with pytest.raises(ValueError, match="photographs is 0"):
+        build("train", "selection", 1, 0, 32, bare=0.5)
 
 
 def test_a_pair_has_one_background(material_folder: Path) -> None:

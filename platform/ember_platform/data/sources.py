@@ -49,6 +49,7 @@ class ShardSpec:
     origin: str = ""
     photographs: float = 0.0
     album: str = ""
+    bare: float = 0.0
 
     @property
     def path(self) -> str:
@@ -62,6 +63,8 @@ class ShardSpec:
         del content["album"]  # the generator has what is in it
         if not self.photographs:
             del content["photographs"]  # shards made before there were any are still found
+        if not self.bare:
+            del content["bare"]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
@@ -167,7 +170,7 @@ def world_specs(config: RunConfig) -> list[ShardSpec]:
         made = _made_specs(config, WORLD_SOURCE, data.counts, _world_generator(data))
         origin = data.material if data.photographs else ""
         own = data.album or "" if data.photographs else ""
-        specs += [replace(spec, photographs=data.photographs, origin=origin, album=own) for spec in made]
+        specs += [_on_photographs(spec, data, origin, own) for spec in made]
     if WORDS_SOURCE in data.sources:
         specs += _made_specs(config, WORDS_SOURCE, {"stage3": data.words}, words_digest())
     if CROPS_SOURCE in data.sources:
@@ -178,6 +181,13 @@ def world_specs(config: RunConfig) -> list[ShardSpec]:
         made = _made_specs(config, ALBUM_SOURCE, {"stage1": data.views}, _with_album(data, world_digest()))
         specs += [replace(spec, origin=data.album or "") for spec in made]
     return specs
+
+
+def _on_photographs(spec: ShardSpec, data: DataConfig, origin: str, own: str) -> ShardSpec:
+    """A shard of EmberWorld with what its pictures may stand on."""
+    # Only these are made with bare pictures: a change of the share makes no other shard again.
+    bare = data.bare if spec.split == "train" and spec.stage in ("stage3", "stage4") else 0.0
+    return replace(spec, photographs=data.photographs, origin=origin, album=own, bare=bare)
 
 
 def _world_generator(data: DataConfig) -> str:
@@ -262,6 +272,7 @@ def read_world(spec: ShardSpec) -> Iterator[Record]:
         photographs=spec.photographs,
         material=spec.origin or None,
         own=spec.album or None,
+        bare=spec.bare,
     )
 
 
