@@ -66,10 +66,11 @@ class Record:
     answer. `labels` are the names of the robots that can do the task (empty: none can). `reasoning`
     holds the four steps (`STEPS`). `tags` slices evaluation and carries ground truth for probes
     ("question_type", "wording_unseen", "robots_unseen", "pair", "scene": {…}, "needs": the kinds of
-    requirement, "lacks": {robot: those it does not meet}, "asks" and "told": the same in finer terms, "picture": how
-    it was made; "bare" there says that it shows the place alone, so that of the chain only the place's name is
-    learned); no tag is ever an input of the model. `teacher_text` is a teacher's own answer; with the same tokenizer there are also, per
-    response token, its top-k ids and log-probabilities (with another one, on request, the latter alone).
+    requirement, "lacks": {robot: those it does not meet}, "asks" and "told": the same in finer terms,
+    "picture": how it was made, where "bare" says that it shows the place alone: of the chain only
+    the place's name is then learned); no tag is ever an input of the model. `teacher_text` is a
+    teacher's own answer; with the same tokenizer there are also, per response token, its top-k ids and
+    log-probabilities (with another one, on request, the latter alone).
     """
 
     id: str
