@@ -197,8 +197,7 @@ class Reasoning(Stage):
         written, ends, valid, places = [], [], [], []
         for record, fleet in zip(records, fleets, strict=True):
             steps, wrong = list(record.reasoning), -1
-            bare = bool(record.tags.get("picture", {}).get("bare"))
-            if seed is not None and rng.random() < self.corrupted_share and not bare:
+            if seed is not None and rng.random() < self.corrupted_share:
                 wrong = int(rng.choice(_CORRUPTIBLE))
                 other = records[int(rng.integers(len(records)))]
                 if len(other.reasoning) <= wrong or other.reasoning[wrong] == steps[wrong]:
@@ -207,13 +206,11 @@ class Reasoning(Stage):
                     steps[wrong] = _plain(other.reasoning[wrong])
             written.append(_written(processor, steps, record, fleet.names))
             closes, spans = _steps(processor, written[-1][0])
-            # The analysis of a bare picture's chain is another record's already, and its other steps tell what it
-            # does not show: nothing for the validator.
-            ends.append([-1] * len(closes) if bare else closes)
+            ends.append(closes)
             valid.append([float(i != wrong) for i in range(len(STEPS))])
             places.append((spans, wrong))
         texts = processor.texts(tasks) | processor.generated(written, start="<|reasoning_start|>")
-        leave_unseen(processor, records, texts)
+        texts["bare"] = leave_unseen(processor, records, texts)
         labels = texts["labels"]
         length = labels.shape[1]
         environment = torch.zeros(labels.shape, dtype=torch.bool)
@@ -224,6 +221,9 @@ class Reasoning(Stage):
         batch |= {f"chain_{name}": value for name, value in texts.items()}
         batch["environment_mask"] = environment & texts["generated_mask"]
         batch["step_ends"] = torch.tensor([[e if e < length else -1 for e in row] for row in ends])
+        # The analysis of a bare picture's chain is another record's already, and its later steps tell what it does not
+        # show: nothing for the validator.
+        batch["step_ends"][texts["bare"]] = -1
         batch["step_valid"] = torch.tensor(valid)
         batch["chain_draws"] = torch.from_numpy(rng.random(labels.shape, dtype=np.float32))
         return batch

@@ -88,14 +88,20 @@ def words_losses(words: Sequence[tuple[Tensor, Tensor]], batch: Batch) -> dict[s
 def chain_losses(
     model: EmberVLM, output: EmberVLMOutput, batch: Batch, said: Tensor | None = None
 ) -> dict[str, Tensor]:
-    """Writing the chain, and meaning the right robots in it; `said` as in `pointer_loss`."""
+    """Writing the chain, and meaning the right robots in it; `said` as in `pointer_loss`.
+
+    The names of places that bare pictures show are a mean of their own: a few tokens among all of the chains' would
+    not count.
+    """
     assert output.text_hidden is not None
     assert output.context is not None
     hidden = model.reasoning.refine(output.text_hidden)
     text = {name: batch[f"{_CHAIN}{name}"] for name in ("generated_ids", "mention_index", "mention_end", "labels")}
-    reasoning, _ = language_loss(model, hidden, text["labels"])
+    bare = batch[f"{_CHAIN}bare"][:, None]
+    chains, _ = language_loss(model, hidden, text["labels"].masked_fill(bare, -100))
+    places, _ = language_loss(model, hidden, text["labels"].masked_fill(~bare, -100))
     mention = pointer_loss(model, hidden, text, output.context, said)
-    return {"reasoning_loss": reasoning, "mention_loss": mention}
+    return {"reasoning_loss": chains + places, "mention_loss": mention}
 
 
 class RobotSelection(Stage):
@@ -146,7 +152,7 @@ class RobotSelection(Stage):
         if chained:
             written = [chain_text(processor, r, f) for r, f in zip(chosen[:chained], fleets[:chained], strict=True)]
             texts = processor.texts(tasks[:chained]) | processor.generated(written, start="<|reasoning_start|>")
-            leave_unseen(processor, chosen[:chained], texts)
+            texts["bare"] = leave_unseen(processor, chosen[:chained], texts)
             batch |= {f"{_CHAIN}{name}": value for name, value in texts.items()}
         if chained < len(chosen):
             batch |= processor.texts(tasks[chained:])
@@ -251,21 +257,25 @@ def chain_text(processor: EmberVLMProcessor, record: Record, fleet: Fleet) -> tu
     return processor.pieces(pieces)
 
 
-def leave_unseen(processor: EmberVLMProcessor, records: Sequence[Record], texts: Batch) -> None:
+def leave_unseen(processor: EmberVLMProcessor, records: Sequence[Record], texts: Batch) -> Tensor:
     """Of a chain whose picture shows nothing but the place, leave only the place's name to be learned.
 
     Changes `labels` (B, T) of generated texts that begin with the opening token. The name stands in the second step
     between a colon and a comma ("seen: facade, calm, day. …").
+
+    Returns:
+        (B,) True for those chains.
     """
-    for record, ids, labels in zip(records, texts["generated_ids"].tolist(), texts["labels"], strict=True):
-        if not record.tags.get("picture", {}).get("bare"):
-            continue
+    bare = torch.tensor([bool(record.tags.get("picture", {}).get("bare")) for record in records])
+    for i in bare.nonzero().flatten().tolist():
+        ids, labels = texts["generated_ids"][i].tolist(), texts["labels"][i]
         begin = ids.index(processor.ids["<|step|>"])
         told = [processor.tokenizer.decode([token]) for token in ids[begin:]]
         colon = next(i for i, part in enumerate(told) if ":" in part)
         comma = next(i for i, part in enumerate(told) if "," in part)
         labels[: begin + colon + 1] = -100
         labels[begin + comma + 1 :] = -100
+    return bare
 
 
 def score_records(
