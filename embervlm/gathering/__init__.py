@@ -1,1 +1,1 @@
-"""What is fetched once from other projects' packages: the archives themselves, and the project's own album."""
+"""What is fetched once from other projects' packages: panoramas that scenes stand on, the project's own album."""

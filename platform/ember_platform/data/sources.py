@@ -185,8 +185,10 @@ def world_specs(config: RunConfig) -> list[ShardSpec]:
 
 def _on_photographs(spec: ShardSpec, data: DataConfig, origin: str, own: str) -> ShardSpec:
     """A shard of EmberWorld with what its pictures may stand on."""
+    from embervlm.world.dataset import BARE_KINDS
+
     # Only these are made with bare pictures: a change of the share makes no other shard again.
-    bare = data.bare if spec.split == "train" and spec.stage in ("stage3", "stage4") else 0.0
+    bare = data.bare if spec.split == "train" and spec.kind in BARE_KINDS else 0.0
     return replace(spec, photographs=data.photographs, origin=origin, album=own, bare=bare)
 
 
