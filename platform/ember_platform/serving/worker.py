@@ -285,14 +285,36 @@ class Worker:
                 self._writing.append(_Writing(jobs, steps, [False] * len(jobs)))
 
     def _step(self, writing: _Writing) -> None:
-        """One more token of every text of a batch."""
-        import torch
-
+        """One more token of every text of a batch; a batch that has ended, failed or lost its callers is put away."""
         gone = [job.result.done() or job.dead() for job in writing.jobs]
         if all(gone):
             writing.steps.close()
             self._writing.remove(writing)
             return
+        try:
+            if self._token(writing, gone):
+                return
+            self._writing.remove(writing)
+        except Exception as error:
+            # Whatever it was, it is these texts' failure: the thread goes on with the other requests.
+            self._writing.remove(writing)
+            engine = writing.jobs[0].engine
+            logger.warning("worker: version %s failed: %s", engine.version, type(error).__name__, exc_info=error)
+            for job in writing.jobs:
+                if not job.result.done():
+                    job.fail(EngineFailedError(engine, error))
+
+    def _token(self, writing: _Writing, gone: list[bool]) -> bool:
+        """Write one token of every text that somebody waits for.
+
+        Args:
+            gone: whose caller does not wait any more.
+
+        Returns:
+            Whether there is more to write; where not, the answers are given.
+        """
+        import torch
+
         started = time.monotonic()
         try:
             if writing.tokens:
@@ -300,21 +322,12 @@ class Worker:
             else:
                 tokens, mentions = next(writing.steps)
         except StopIteration as end:
-            self._writing.remove(writing)
-            self.text_tokens = (1 - NEWEST) * self.text_tokens + NEWEST * writing.tokens
-            self.on_batch("reason", len(writing.jobs), started - writing.jobs[0].started)
             for job, answer in zip(writing.jobs, end.value, strict=True):
                 if not job.result.done():
                     job.done(answer)
-            return
-        except Exception as error:
-            engine = writing.jobs[0].engine
-            logger.warning("worker: version %s failed: %s", engine.version, type(error).__name__, exc_info=error)
-            self._writing.remove(writing)
-            for job in writing.jobs:
-                if not job.result.done():
-                    job.fail(EngineFailedError(engine, error))
-            return
+            self.text_tokens = (1 - NEWEST) * self.text_tokens + NEWEST * writing.tokens
+            self.on_batch("reason", len(writing.jobs), started - writing.jobs[0].started)
+            return False
         if writing.tokens:  # the first step also reads picture, task and fleet
             seconds = time.monotonic() - started
             self.token_s = seconds if self.token_s == 0 else (1 - NEWEST) * self.token_s + NEWEST * seconds
@@ -324,6 +337,7 @@ class Worker:
             if not gone[i] and not writing.ended[i] and job.on_token is not None:
                 job.on_token(int(tokens[i]), int(mentions[i]))
             writing.ended[i] = writing.ended[i] or int(tokens[i]) == end_token
+        return True
 
     def _piece(self) -> None:
         with self._lock:

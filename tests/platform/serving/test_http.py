@@ -362,7 +362,9 @@ def test_work_of_a_client_that_has_gone_is_not_done(
     monkeypatch.setattr(engine, "select", lambda requests: done.append("select"))
     monkeypatch.setattr(engine, "reason", lambda requests, most: iter(done.append("reason") or ()))
     gate = threading.Event()
-    busy = one.worker.idle(lambda: gate.wait(20))  # the model is busy while the client waits, and leaves
+    begun = threading.Event()
+    busy = one.worker.idle(lambda: begun.set() or gate.wait(20))
+    assert begun.wait(20)  # the model is busy from here on, while the client waits and when it leaves
     sent: list[dict[str, Any]] = []
 
     async def leave() -> None:

@@ -203,6 +203,27 @@ def test_a_text_that_nobody_reads_ends(worker: Worker, engine: Slow) -> None:
     assert len(engine.passes) < 500
 
 
+@pytest.mark.parametrize("fault", ["it ends without answers", "its reader raises", "it raises"])
+def test_a_text_that_fails_does_not_end_the_thread(worker: Worker, engine: Slow, fault: str) -> None:
+    def reason(requests: list[Request], most: int) -> Generator[Any, Any, Any]:
+        yield torch.tensor([10]), torch.tensor([-1])
+        if fault == "it raises":
+            raise FloatingPointError("a score is not finite")
+        return None
+
+    def read(token: int, mention: int) -> None:
+        if fault == "its reader raises":
+            raise RuntimeError("Event loop is closed")
+
+    usual, engine.reason = engine.reason, reason  # type: ignore[method-assign]
+    failed = worker.submit(job(engine, "text", reasoning=True, on_token=read))
+    with pytest.raises(EngineFailedError, match="version 1"):
+        failed.result(10)
+    engine.reason = usual  # type: ignore[method-assign]
+    assert worker.submit(job(engine, "next", reasoning=True)).result(10) == {"task": "next", "text": True}
+    assert worker.pending == 0
+
+
 def test_pieces_run_between_requests_and_raise_where_they_are_awaited(worker: Worker) -> None:
     assert worker.idle(lambda: 7).result(10) == 7
     with pytest.raises(ZeroDivisionError):
