@@ -71,6 +71,8 @@ class Stage(ABC):
     metric: str
     #: The loss terms' weights; a configuration may set others (`get_stage(n, losses=…)`).
     weights: Mapping[str, float] = MappingProxyType({})
+    #: The share of training's photographs that are blended with another; only where a stage has a teacher of pictures.
+    mixup: float = 0.0
     #: Training records that `finish` compares others with.
     compared: int = 0
 

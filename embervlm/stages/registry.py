@@ -16,16 +16,20 @@ STAGES: dict[int, type[Stage]] = {
 }
 
 
-def get_stage(number: int, losses: Mapping[str, float] | None = None, best: str | None = None) -> Stage:
+def get_stage(
+    number: int, losses: Mapping[str, float] | None = None, best: str | None = None, mixup: float = 0.0
+) -> Stage:
     """The stage of a number, with some of its loss terms' weights set.
 
     Args:
         number: of the stage.
         losses: loss term → its weight; not named: the stage's own.
         best: validation metric by which the best checkpoint is kept; None: the stage's own.
+        mixup: share of stage 0's training photographs that are blended with another, 0 to 1.
 
     Raises:
-        ValueError: there is no such stage, term or metric; the message lists those there are.
+        ValueError: there is no such stage, term or metric (the message lists those there are), or pictures are to be
+            blended where no teacher says what they show.
     """
     if number not in STAGES:
         raise ValueError(f"stage: {number!r} is not one of {', '.join(map(str, sorted(STAGES)))}")
@@ -42,4 +46,10 @@ def get_stage(number: int, losses: Mapping[str, float] | None = None, best: str 
                 f"stages.{number}.best: {best!r} is no metric of this stage's validation; there are {known}"
             )
         stage.metric = best
+    if mixup and not (stage.weights.get("teacher") or stage.weights.get("classes")):
+        raise ValueError(
+            f"stages.{number}.mixup: only a teacher knows what blended pictures show; use it in stage 0 with "
+            "losses.teacher or losses.classes above 0, or set it to 0"
+        )
+    stage.mixup = mixup
     return stage

@@ -4,7 +4,7 @@ The encoder is frozen from stage 1 on, as in the published recipe, which starts 
 frozen random features would leave every later stage half blind. So the encoder first learns to tell the facts of the
 scene graph of EmberWorld's training pictures; the heads that read them are thrown away. With a weight above 0 for
 `teacher` or `classes` it learns the features or the classes of a network of ImageNet too, on every picture there is
-(`embervlm.stages.teacher`).
+(`embervlm.stages.teacher`), and with `mixup` on blends of photographs (`embervlm.stages.mixup`).
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from torch.nn import functional as F
 from embervlm.data.processor import EmberVLMProcessor
 from embervlm.data.schema import Record
 from embervlm.stages.base import Batch, Gather, Stage, StageModule, chunks, draws, to_device
+from embervlm.stages.mixup import NUMBERS, mix
 from embervlm.stages.teacher import Likeness, Naming, Teacher, load_teacher
 from embervlm.world import ontology
 
@@ -137,15 +138,27 @@ class VisionWarmup(Stage):
         return VisionWarmupModule(model, self.weights)
 
     def collate(self, processor: EmberVLMProcessor, records: Sequence[Record], seed: int | None) -> Batch:
-        """Pictures and the facts' values. In training half of the pictures are mirrored: no fact has a side."""
+        """Pictures and the facts' values. In training half of the pictures are mirrored: no fact has a side.
+
+        With `mixup`, training pictures without a scene graph are mixed; of a blend no fact is known.
+        """
         batch: Batch = processor.images([r.image for r in records])
-        if seed is not None:
-            mirrored = torch.from_numpy(draws(records, seed, 1)[:, 0] < 0.5)
-            pixels = batch["pixel_values"]
-            batch["pixel_values"] = torch.where(mirrored[:, None, None, None], pixels.flip(3), pixels)
+        scenes = [r.tags.get("scene", {}) for r in records]
         for fact, values in FACTS.items():
-            known = [r.tags.get("scene", {}).get(fact) for r in records]
+            known = [scene.get(fact) for scene in scenes]
             batch[f"fact_{fact}"] = torch.tensor([values.index(v) if v in values else -1 for v in known])
+        if seed is None:
+            return batch
+        chance = draws(records, seed, 1 + NUMBERS)
+        pixels, mirrored = batch["pixel_values"], torch.from_numpy(chance[:, 0] < 0.5)
+        batch["pixel_values"] = torch.where(mirrored[:, None, None, None], pixels.flip(3), pixels)
+        # A scene's thing and obstacle are small: a part of it, or a blend, may not show what its graph says.
+        photographs = [i for i, scene in enumerate(scenes) if "kind" not in scene]
+        if self.mixup and photographs:
+            mixed, blends = mix(batch["pixel_values"][photographs], self.mixup, chance[photographs, 1:])
+            batch["pixel_values"][photographs] = mixed
+            for fact in FACTS:
+                batch[f"fact_{fact}"][torch.tensor(photographs)[blends]] = -1
         return batch
 
     @torch.inference_mode()

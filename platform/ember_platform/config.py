@@ -168,6 +168,12 @@ class StageConfig(Section):
     losses: dict[str, Annotated[float, Field(ge=0)]] = Field(
         default={}, description="weights of the stage's loss terms by name; not named: the stage's own"
     )
+    mixup: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="stage 0 with a teacher only: share of the photographs that are blended with another, 0 to 1",
+    )
 
     @property
     def phases(self) -> int:

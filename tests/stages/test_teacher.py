@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from embervlm.data.schema import Record
 from embervlm.evaluation.probes import linear_probe, probe_accuracies
 from embervlm.stages import get_stage, vision_warmup
+from embervlm.stages.mixup import NUMBERS, mix
 from embervlm.stages.teacher import WIDTH, Likeness, Naming, Teacher, TeacherError, load_teacher
 from embervlm.world import crops, dataset
 from tests.models.fakes import tiny
@@ -172,3 +174,43 @@ def test_crops_are_of_training_panoramas_and_repeat(material_folder: Path, photo
     assert max(r.tags["picture"]["yaw"] for r in photographs) < min(r.tags["picture"]["yaw"] for r in later)
     with pytest.raises(ValueError, match="split: unknown 'dev'"):
         crops.build("dev", 1, 1, 32, str(material_folder))
+
+
+def test_photographs_are_blended_for_the_teacher_and_scenes_are_not(photographs: list[Record]) -> None:
+    processor = tiny().processor
+    scenes = list(dataset.build("train", "caption", 3, 0, 64))
+    known = [replace(photographs[i], tags={"scene": {"environment": "road"}}) for i in range(12)]
+    records = [*scenes, *known]
+    usual, blended = (get_stage(0, {"teacher": 1.0}, mixup=m).collate(processor, records, 3) for m in (0.0, 0.5))
+    assert (usual["pixel_values"][:3] == blended["pixel_values"][:3]).all()
+    assert (usual["fact_kind"][:3] == blended["fact_kind"][:3]).all()
+    assert blended["pixel_values"].dtype == torch.uint8
+    forgotten = blended["fact_environment"][3:] == -1
+    assert 0 < int(forgotten.sum()) < 12  # of a blend nobody knows the place, of a part of one photograph they do
+    again = get_stage(0, {"teacher": 1.0}, mixup=0.5).collate(processor, records, 3)
+    assert (again["pixel_values"] == blended["pixel_values"]).all()
+    measured = get_stage(0, {"teacher": 1.0}, mixup=0.5).collate(processor, records, None)
+    assert (measured["pixel_values"] == get_stage(0).collate(processor, records, None)["pixel_values"]).all()
+
+
+def test_a_blend_has_of_both_and_a_part_of_one() -> None:
+    pixels = torch.stack([torch.full((3, 16, 16), value, dtype=torch.uint8) for value in (0, 100, 200)])
+    numbers = np.random.default_rng(0).random((3, NUMBERS))
+    parts, blends = mix(pixels, 0.0, numbers)
+    assert (parts == pixels).all()
+    assert not blends.any()
+    mixed, blends = mix(pixels, 1.0, numbers)
+    assert blends.all()
+    queue = numbers[:, 3].argsort().tolist()
+    for place, i in enumerate(queue):
+        other = queue[(place + 1) % 3]
+        wanted = pixels[i].float() + numbers[i, 4] * (pixels[other].float() - pixels[i].float())
+        assert (mixed[i].float() - wanted).abs().max() <= 0.5 + 1e-3
+    one = mix(pixels[:1], 1.0, numbers[:1])[0]
+    assert (one == pixels[:1]).all()
+
+
+@pytest.mark.parametrize(("number", "losses"), [(0, {}), (1, {}), (3, {})])
+def test_blends_need_a_teacher(number: int, losses: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match=rf"stages\.{number}\.mixup: only a teacher"):
+        get_stage(number, losses, mixup=0.5)

@@ -39,15 +39,15 @@ def threads_of(config: RunConfig, local_workers: int) -> int:
 
 
 def stage_of(config: RunConfig, number: int) -> Stage:
-    """A stage with the loss weights and the metric that a configuration gives it.
+    """A stage with what a configuration gives it: loss weights, metric, blended pictures.
 
     Raises:
-        ValueError: a loss term or a metric that the stage does not have.
+        ValueError: see `embervlm.stages.get_stage`.
     """
     from embervlm.stages import get_stage
 
     settings = config.stage(number)
-    return get_stage(number, settings.losses, settings.best)
+    return get_stage(number, settings.losses, settings.best, settings.mixup)
 
 
 def model_config(config: RunConfig) -> Any:
