@@ -15,6 +15,7 @@ from ember_platform.train import plan
 from ember_platform.train.checkpoint import MODEL, RECORD
 from ember_platform.train.flags import parser
 from ember_platform.train.main import main
+from ember_platform.train.setup import stage_of
 from tests.models.fakes import tiny
 
 
@@ -97,6 +98,11 @@ def test_what_a_stage_does_not_have_is_named(root: Path, tmp_path: Path) -> None
         plan.wanted_stages(config(root, tmp_path, "stages.3.best=accuracy"), [3])
     with pytest.raises(plan.PlanError, match=r"stages.3.losses.speed: not a term"):
         plan.wanted_stages(config(root, tmp_path, "stages.3.losses.speed=1"), [3])
+    with pytest.raises(plan.PlanError, match=r"stages.0.mixup: only a teacher"):
+        plan.wanted_stages(config(root, tmp_path, "stages.0.mixup=0.5"), [0])
+    taught = config(root, tmp_path, "stages.0.mixup=0.5", "stages.0.losses.teacher=1")
+    assert plan.wanted_stages(taught, [0]) == [0]
+    assert stage_of(taught, 0).mixup == 0.5
     # Another stage's settings do not stop this one.
     assert plan.wanted_stages(config(root, tmp_path, "stages.3.best=accuracy"), [2]) == [2]
 
