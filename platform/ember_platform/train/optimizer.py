@@ -3,12 +3,13 @@
 Muon (Jordan et al., 2024; scaled as in arXiv:2502.16982, so that it shares AdamW's learning rate and weight decay)
 makes the update of a matrix orthogonal, so that directions with small gradients are learned as fast as those with large
 ones. It needs whole matrices and therefore ZeRO stage 0. Making updates orthogonal is most of an optimizer's step on a
-CPU, so several workers share it out among them.
+CPU, so several workers share it out among them. A convolution of one place (1 × 1) is a matrix as well.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -26,12 +27,14 @@ class MuonAdamW(torch.optim.Optimizer):
     """torch's Muon and torch's AdamW over one list of parameter groups and one state, as an engine expects it.
 
     Args:
-        matrices: groups of 2-D parameters, for Muon.
+        matrices: groups of parameters (O, I) or (O, I, 1, 1), for Muon.
         others: groups of all else, for AdamW.
     """
 
     def __init__(self, matrices: list[dict[str, Any]], others: list[dict[str, Any]]) -> None:
-        muon = torch.optim.Muon(matrices, lr=0.0, adjust_lr_fn="match_rms_adamw")
+        self._matrices: list[nn.Parameter] = [p for group in matrices for p in group["params"]]
+        with _as_matrices(self._matrices):
+            muon = torch.optim.Muon(matrices, lr=0.0, adjust_lr_fn="match_rms_adamw")
         adamw = torch.optim.AdamW(others, lr=0.0, fused=True)
         self._parts: list[torch.optim.Optimizer] = [muon, adamw]
         self._counts = [len(muon.param_groups), len(adamw.param_groups)]
@@ -61,10 +64,11 @@ class MuonAdamW(torch.optim.Optimizer):
         if closure is not None:
             raise ValueError("MuonAdamW.step takes no closure")
         muon, adamw = self._parts
-        if collectives.world_size() > 1:
-            self._step_together(muon)
-        else:
-            muon.step()
+        with _as_matrices(self._matrices):
+            if collectives.world_size() > 1:
+                self._step_together(muon)
+            else:
+                muon.step()
         adamw.step()
 
     def _step_together(self, muon: torch.optim.Optimizer) -> None:
@@ -86,6 +90,29 @@ class MuonAdamW(torch.optim.Optimizer):
         collectives.from_owners([p for p, _ in matrices], owners)
 
 
+@contextmanager
+def _as_matrices(parameters: Sequence[nn.Parameter]) -> Iterator[None]:
+    """Within it, kernels (O, I, 1, 1) and their gradients are matrices (O, I), as torch's Muon wants them.
+
+    They stay the same numbers in the same memory.
+    """
+    kernels = [(p, p.shape) for p in parameters if p.ndim > 2]
+    for kernel, shape in kernels:
+        _reshape(kernel, shape[:2])
+    try:
+        yield
+    finally:
+        for kernel, shape in kernels:
+            _reshape(kernel, shape)
+
+
+def _reshape(parameter: nn.Parameter, shape: torch.Size) -> None:
+    """Give a parameter and its gradient, where it has one, another shape of as many numbers."""
+    gradient, parameter.grad = parameter.grad, None  # a gradient must have its parameter's shape at all times
+    parameter.data = parameter.data.view(shape)
+    parameter.grad = None if gradient is None else gradient.view(shape)
+
+
 def shared_out(costs: Sequence[int], parts: int) -> list[int]:
     """Which of so many parts takes each piece of work: the dearest first, each to the part that has least so far."""
     taken, owners = [0] * parts, [0] * len(costs)
@@ -96,19 +123,26 @@ def shared_out(costs: Sequence[int], parts: int) -> list[int]:
 
 
 def hidden_matrices(module: nn.Module) -> list[nn.Parameter]:
-    """The parameters that Muon is made for: trained weights of linear layers that map features to features.
+    """The parameters that Muon is made for: trained weights of layers that map features to features.
 
-    Embedding tables, the vocabulary's output layer, heads with fewer than 16 outputs, and tables of places are not.
+    Linear layers, and convolutions of one place that mix all channels. Embedding tables, the vocabulary's output layer,
+    maps with fewer than 16 inputs or outputs, wider and depthwise kernels, and tables of places are not.
     """
     tables = {id(m.weight) for m in module.modules() if isinstance(m, nn.Embedding)}
     found: list[nn.Parameter] = []
     for layer in module.modules():
-        if not isinstance(layer, nn.Linear) or not layer.weight.requires_grad:
+        if not isinstance(layer, nn.Linear) and not _mixes_channels(layer):
             continue
         weight = layer.weight
-        if isinstance(weight, nn.Parameter) and id(weight) not in tables and min(weight.shape) >= 16:
+        if not isinstance(weight, nn.Parameter) or not weight.requires_grad or id(weight) in tables:
+            continue
+        if min(weight.shape[:2]) >= 16:
             found.append(weight)
     return found
+
+
+def _mixes_channels(layer: nn.Module) -> bool:
+    return isinstance(layer, nn.Conv2d) and layer.groups == 1 and layer.kernel_size == (1, 1)
 
 
 def parameter_groups(parameters: list[nn.Parameter], weight_decay: float) -> list[dict[str, Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -112,6 +113,37 @@ def test_muon_takes_hidden_matrices_and_adamw_the_rest() -> None:
         make_optimizer("sgd", module, 0.0)
 
 
+def small_eyes() -> torch.nn.Sequential:
+    """Convolutions of every sort; only the third is a matrix."""
+    return torch.nn.Sequential(
+        torch.nn.Conv2d(3, 16, 3),
+        torch.nn.Conv2d(16, 16, 1, groups=16),
+        torch.nn.Conv2d(16, 24, 1),
+        torch.nn.BatchNorm2d(24),
+        torch.nn.Conv2d(24, 8, 1),
+    )
+
+
+def test_muon_takes_convolutions_of_one_place_as_matrices() -> None:
+    torch.manual_seed(0)
+    kernel, flat = small_eyes(), torch.nn.Linear(16, 24)
+    assert [id(p) for p in hidden_matrices(kernel)] == [id(kernel[2].weight)]
+    flat.weight.data.copy_(kernel[2].weight.data.flatten(1))
+    eyes, line = make_optimizer("muon", kernel, 0.1), make_optimizer("muon", flat, 0.1)
+    for _ in range(3):
+        kernel(torch.randn(2, 3, 8, 8)).square().mean().backward()
+        gradient = kernel[2].weight.grad
+        assert gradient is not None
+        flat.weight.grad = gradient.flatten(1).clone()
+        for optimizer in (eyes, line):
+            set_rate(optimizer, 1e-2)
+            optimizer.step()
+        assert kernel[2].weight.shape == kernel[2].weight.grad.shape == (24, 16, 1, 1)
+        assert torch.equal(kernel[2].weight.grad, gradient)
+        assert torch.equal(kernel[2].weight.flatten(1), flat.weight)
+        kernel.zero_grad()
+
+
 @given(st.lists(st.integers(1, 1000), max_size=30), st.integers(1, 5))
 def test_work_is_shared_out_evenly(costs: list[int], parts: int) -> None:
     owners = shared_out(costs, parts)
@@ -144,22 +176,24 @@ def test_pretrained_parts_move_by_their_share_of_the_rate(name: str) -> None:
     assert len(same.param_groups) == len(make_optimizer(name, module, 0.1).param_groups)
 
 
-def test_a_loaded_muon_goes_on_as_if_it_had_not_stopped() -> None:
+@pytest.mark.parametrize("make", [small_language, small_eyes])
+def test_a_loaded_muon_goes_on_as_if_it_had_not_stopped(make: Callable[[], torch.nn.Sequential]) -> None:
     def walk(module: torch.nn.Module, optimizer: torch.optim.Optimizer, steps: range) -> None:
         for step in steps:
             generator = torch.Generator().manual_seed(step)
-            ids = torch.randint(0, 40, (8,), generator=generator)
+            shown = torch.rand(2, 3, 8, 8, generator=generator)
+            given = torch.randint(0, 40, (8,), generator=generator) if make is small_language else shown
             for group in optimizer.param_groups:
                 group["lr"] = 0.01 / (step + 1)
             optimizer.zero_grad()
-            module(ids).square().mean().backward()
+            module(given).square().mean().backward()
             optimizer.step()
 
     torch.manual_seed(0)
-    whole = small_language()
+    whole = make()
     first = make_optimizer("muon", whole, 0.1)
     walk(whole, first, range(3))
-    resumed = small_language()
+    resumed = make()
     resumed.load_state_dict(whole.state_dict())
     second = make_optimizer("muon", resumed, 0.1)
     second.load_state_dict(copy.deepcopy(first.state_dict()))
