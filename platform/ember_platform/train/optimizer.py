@@ -8,7 +8,7 @@ CPU, so several workers share it out among them. A convolution of one place (1 Ã
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -21,6 +21,8 @@ from ember_platform.train import collectives
 NAMES = ("adamw", "muon")
 #: Where a parameter group keeps its learning rate as a share of the stage's.
 SHARE = "rate_share"
+#: Where torch's Muon keeps what it remembers of a matrix.
+_MOMENTUM = "momentum_buffer"
 
 
 class MuonAdamW(torch.optim.Optimizer):
@@ -33,7 +35,7 @@ class MuonAdamW(torch.optim.Optimizer):
 
     def __init__(self, matrices: list[dict[str, Any]], others: list[dict[str, Any]]) -> None:
         self._matrices: list[nn.Parameter] = [p for group in matrices for p in group["params"]]
-        with _as_matrices(self._matrices):
+        with _as_matrices(self._matrices, {}):
             muon = torch.optim.Muon(matrices, lr=0.0, adjust_lr_fn="match_rms_adamw")
         adamw = torch.optim.AdamW(others, lr=0.0, fused=True)
         self._parts: list[torch.optim.Optimizer] = [muon, adamw]
@@ -64,7 +66,7 @@ class MuonAdamW(torch.optim.Optimizer):
         if closure is not None:
             raise ValueError("MuonAdamW.step takes no closure")
         muon, adamw = self._parts
-        with _as_matrices(self._matrices):
+        with _as_matrices(self._matrices, self.state):
             if collectives.world_size() > 1:
                 self._step_together(muon)
             else:
@@ -81,7 +83,7 @@ class MuonAdamW(torch.optim.Optimizer):
         others = [(p, p.grad, m) for (p, m), owner in zip(matrices, owners, strict=True) if owner != collectives.rank()]
         for matrix, gradient, momentum in others:
             if gradient is not None:
-                kept = self.state[matrix].setdefault("momentum_buffer", torch.zeros_like(gradient))
+                kept = self.state[matrix].setdefault(_MOMENTUM, torch.zeros_like(gradient))
                 kept.lerp_(gradient, 1 - momentum)
             matrix.grad = None  # torch's Muon passes over it
         muon.step()
@@ -91,26 +93,30 @@ class MuonAdamW(torch.optim.Optimizer):
 
 
 @contextmanager
-def _as_matrices(parameters: Sequence[nn.Parameter]) -> Iterator[None]:
-    """Within it, kernels (O, I, 1, 1) and their gradients are matrices (O, I), as torch's Muon wants them.
+def _as_matrices(parameters: Sequence[nn.Parameter], state: Mapping[Any, dict[str, Any]]) -> Iterator[None]:
+    """Within it, kernels (O, I, 1, 1) are matrices (O, I), as torch's Muon wants them.
 
-    They stay the same numbers in the same memory.
+    So are their gradients and what is remembered of them, which has a parameter's own shape everywhere else. All stay
+    the same numbers in the same memory.
     """
     kernels = [(p, p.shape) for p in parameters if p.ndim > 2]
     for kernel, shape in kernels:
-        _reshape(kernel, shape[:2])
+        _reshape(kernel, shape[:2], state)
     try:
         yield
     finally:
         for kernel, shape in kernels:
-            _reshape(kernel, shape)
+            _reshape(kernel, shape, state)
 
 
-def _reshape(parameter: nn.Parameter, shape: torch.Size) -> None:
-    """Give a parameter and its gradient, where it has one, another shape of as many numbers."""
+def _reshape(parameter: nn.Parameter, shape: torch.Size, state: Mapping[Any, dict[str, Any]]) -> None:
+    """Give a parameter, its gradient and its momentum, where there are any, another shape of as many numbers."""
     gradient, parameter.grad = parameter.grad, None  # a gradient must have its parameter's shape at all times
     parameter.data = parameter.data.view(shape)
     parameter.grad = None if gradient is None else gradient.view(shape)
+    remembered = state.get(parameter, {})
+    if _MOMENTUM in remembered:
+        remembered[_MOMENTUM] = remembered[_MOMENTUM].view(shape)
 
 
 def shared_out(costs: Sequence[int], parts: int) -> list[int]:

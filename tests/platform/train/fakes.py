@@ -30,13 +30,16 @@ class Line(nn.Module):
         super().__init__()
         torch.manual_seed(7)
         self.backbone = nn.Linear(FEATURES, 16)
+        self.channels = nn.Conv2d(16, 16, 1)  # a matrix for Muon, too
         self.head = nn.Linear(16, 1)
         self.scale = nn.Parameter(torch.tensor(1.0))
         self.dropout = nn.Dropout(0.2)
         self.exchanges = False
 
     def forward(self, batch: dict[str, Any], progress: float, gather: Any) -> dict[str, Tensor]:
-        guess = self.scale * self.head(self.dropout(torch.tanh(self.backbone(batch["x"]))))
+        hidden = torch.tanh(self.backbone(batch["x"]))
+        hidden = hidden + self.channels(hidden[:, :, None, None]).flatten(1)
+        guess = self.scale * self.head(self.dropout(hidden))
         loss = (guess.float() - batch["y"]).square().mean()
         if self.exchanges:
             everyone = gather(guess) if gather else guess

@@ -140,6 +140,7 @@ def test_muon_takes_convolutions_of_one_place_as_matrices() -> None:
             optimizer.step()
         assert kernel[2].weight.shape == kernel[2].weight.grad.shape == (24, 16, 1, 1)
         assert torch.equal(kernel[2].weight.grad, gradient)
+        assert eyes.state[kernel[2].weight]["momentum_buffer"].shape == (24, 16, 1, 1)
         assert torch.equal(kernel[2].weight.flatten(1), flat.weight)
         kernel.zero_grad()
 
