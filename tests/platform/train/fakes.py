@@ -39,7 +39,7 @@ class Line(nn.Module):
 
     def forward(self, batch: dict[str, Any], progress: float, gather: Any) -> dict[str, Tensor]:
         hidden = torch.tanh(self.backbone(batch["x"]))
-        # As a product: oneDNN's convolutions round otherwise in another process.
+        # As a product: a convolution was once seen to round otherwise in another process.
         hidden = hidden + F.linear(hidden, self.channels.weight.flatten(1), self.channels.bias)
         guess = self.scale * self.head(self.dropout(hidden))
         loss = (guess.float() - batch["y"]).square().mean()
