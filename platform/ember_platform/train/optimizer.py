@@ -34,8 +34,7 @@ class MuonAdamW(torch.optim.Optimizer):
     """
 
     def __init__(self, matrices: list[dict[str, Any]], others: list[dict[str, Any]]) -> None:
-        self._matrices: list[nn.Parameter] = [p for group in matrices for p in group["params"]]
-        with _as_matrices(self._matrices, {}):
+        with _as_matrices(matrices, {}):
             muon = torch.optim.Muon(matrices, lr=0.0, adjust_lr_fn="match_rms_adamw")
         adamw = torch.optim.AdamW(others, lr=0.0, fused=True)
         self._parts: list[torch.optim.Optimizer] = [muon, adamw]
@@ -66,7 +65,7 @@ class MuonAdamW(torch.optim.Optimizer):
         if closure is not None:
             raise ValueError("MuonAdamW.step takes no closure")
         muon, adamw = self._parts
-        with _as_matrices(self._matrices, self.state):
+        with _as_matrices(muon.param_groups, self.state):
             if collectives.world_size() > 1:
                 self._step_together(muon)
             else:
@@ -93,13 +92,13 @@ class MuonAdamW(torch.optim.Optimizer):
 
 
 @contextmanager
-def _as_matrices(parameters: Sequence[nn.Parameter], state: Mapping[Any, dict[str, Any]]) -> Iterator[None]:
-    """Within it, kernels (O, I, 1, 1) are matrices (O, I), as torch's Muon wants them.
+def _as_matrices(groups: Sequence[dict[str, Any]], state: Mapping[Any, dict[str, Any]]) -> Iterator[None]:
+    """Within it, kernels (O, I, 1, 1) of parameter groups are matrices (O, I), as torch's Muon wants them.
 
     So are their gradients and what is remembered of them, which has a parameter's own shape everywhere else. All stay
     the same numbers in the same memory.
     """
-    kernels = [(p, p.shape) for p in parameters if p.ndim > 2]
+    kernels = [(p, p.shape) for group in groups for p in group["params"] if p.ndim > 2]
     for kernel, shape in kernels:
         _reshape(kernel, shape[:2], state)
     try:

@@ -177,17 +177,26 @@ def test_pretrained_parts_move_by_their_share_of_the_rate(name: str) -> None:
     assert len(same.param_groups) == len(make_optimizer(name, module, 0.1).param_groups)
 
 
-@pytest.mark.parametrize("make", [small_language, small_eyes])
-def test_a_loaded_muon_goes_on_as_if_it_had_not_stopped(make: Callable[[], torch.nn.Sequential]) -> None:
+def some_words(generator: torch.Generator) -> torch.Tensor:
+    return torch.randint(0, 40, (8,), generator=generator)
+
+
+def some_pictures(generator: torch.Generator) -> torch.Tensor:
+    return torch.rand(2, 3, 8, 8, generator=generator)
+
+
+@pytest.mark.parametrize(("make", "sample"), [(small_language, some_words), (small_eyes, some_pictures)])
+def test_a_loaded_muon_goes_on_as_if_it_had_not_stopped(
+    make: Callable[[], torch.nn.Sequential], sample: Callable[[torch.Generator], torch.Tensor]
+) -> None:
     def walk(module: torch.nn.Module, optimizer: torch.optim.Optimizer, steps: range) -> None:
         for step in steps:
             generator = torch.Generator().manual_seed(step)
-            shown = torch.rand(2, 3, 8, 8, generator=generator)
-            given = torch.randint(0, 40, (8,), generator=generator) if make is small_language else shown
+            shown = sample(generator)
             for group in optimizer.param_groups:
                 group["lr"] = 0.01 / (step + 1)
             optimizer.zero_grad()
-            module(given).square().mean().backward()
+            module(shown).square().mean().backward()
             optimizer.step()
 
     torch.manual_seed(0)
