@@ -137,6 +137,14 @@ class VisionWarmup(Stage):
         """The model with a head per fact."""
         return VisionWarmupModule(model, self.weights)
 
+    def length(self, record: Record) -> int:
+        """The same for every record: a caption is not read, and every picture costs what another does.
+
+        Batches by the length of captions would be batches by source, whose statistics batch normalisation then takes
+        for those of all.
+        """
+        return 0
+
     def collate(self, processor: EmberVLMProcessor, records: Sequence[Record], seed: int | None) -> Batch:
         """Pictures and the facts' values. In training half of the pictures are mirrored: no fact has a side.
 

@@ -73,6 +73,19 @@ def trained(folder: Path, config: RunConfig, world: int = 1) -> list[list[str]]:
     return epochs
 
 
+def test_the_vision_warm_up_mixes_captions_of_all_lengths(folder: Path) -> None:
+    """It reads no caption; sorted by them, a batch would be of one source, and batch normalisation of that alone."""
+    manifest, settings = Manifest.load(str(folder / "out")), {"epochs": 1, "batch_size": 6, "learning_rate": 1e-3}
+    config = RunConfig.model_validate(run_config(folder, {}).model_dump() | {"stages": {"0": settings, "1": settings}})
+    captions = [len(record.response) for record in Rows(tuple(manifest.paths(1, "train"))).texts()]
+
+    def spread(number: int) -> float:
+        batches = plan_of(config, get_stage(number), "main", manifest).epoch(0)
+        return float(np.mean([max(captions[i] for i in batch) - min(captions[i] for i in batch) for batch in batches]))
+
+    assert spread(0) > 1.5 * spread(1)
+
+
 def by_source(ids: list[str]) -> Counter[str]:
     return Counter(identity.split("-")[0] for identity in ids)
 
