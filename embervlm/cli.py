@@ -127,6 +127,17 @@ def parser() -> argparse.ArgumentParser:
     suites.add_argument("--out", type=Path, metavar="FILE", help="write the figures as JSON, with a row per record")
     suites.add_argument("--json", action="store_true", help="print JSON (without the rows)")
     suites.set_defaults(run=_evaluate)
+
+    page = commands.add_parser("results", help="write the page of what suites measured, with models side by side")
+    page.add_argument(
+        "--measured",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="a folder for each model in it, with the files of `evaluate --out` and, if wanted, about.md",
+    )
+    page.add_argument("--out", type=Path, required=True, metavar="FILE", help="the Markdown file to write")
+    page.set_defaults(run=_results)
     return program
 
 
@@ -265,6 +276,15 @@ def _evaluate(args: argparse.Namespace) -> None:
     print(result.table())
     if args.out is not None:
         print(f"wrote {args.out}")
+
+
+def _results(args: argparse.Namespace) -> None:
+    from embervlm.evaluation.page import results_page
+
+    page = results_page(args.measured)
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    args.out.write_text(page, encoding="utf-8")
+    print(f"wrote {args.out}")
 
 
 # --------------------------------------------------------------------- world
