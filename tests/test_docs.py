@@ -132,6 +132,9 @@ def workplace(nano_folder: Path, material_folder: Path, tmp_path: Path, monkeypa
     items = [{"instruction": instruction, "input": f"Task: {i}", "output": name} for i, name in enumerate(five.names)]
     (tmp_path / "robot-selection-dataset").mkdir()
     (tmp_path / "robot-selection-dataset" / "tasks.json").write_text(json.dumps(items))
+    measured = {"suite": "fleets", "data": "1 fleet", "samples": 1, "metrics": {}}
+    (tmp_path / "outputs" / "measured" / "nano").mkdir(parents=True)
+    (tmp_path / "outputs" / "measured" / "nano" / "fleets.json").write_text(json.dumps(measured))
     (tmp_path / "photographs").mkdir()
     shutil.copy(tmp_path / "scene.jpg", tmp_path / "photographs")
     (tmp_path / "photographs" / "labels.csv").write_text("file,environment\nscene.jpg,harbour\n")
