@@ -280,10 +280,9 @@ def _evaluate(args: argparse.Namespace) -> None:
 
 def _results(args: argparse.Namespace) -> None:
     from embervlm.evaluation.page import results_page
+    from embervlm.evaluation.report import write_text
 
-    page = results_page(args.measured)
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(page, encoding="utf-8")
+    write_text(args.out, results_page(args.measured))
     print(f"wrote {args.out}")
 
 

@@ -33,6 +33,20 @@ class Estimate:
         """For JSON."""
         return asdict(self)
 
+    @classmethod
+    def from_dict(cls, content: Any) -> Estimate:
+        """What `to_dict` gave.
+
+        Raises:
+            MetricError: it is none, or one of its numbers is not finite.
+        """
+        if not isinstance(content, dict) or content.keys() != {"value", "low", "high", "samples"}:
+            raise MetricError(f"{content!r} is not a value with its interval and samples")
+        numbers = [content["value"], *(content[end] for end in ("low", "high") if content[end] is not None)]
+        if not all(isinstance(n, int | float) and not isinstance(n, bool) and math.isfinite(n) for n in numbers):
+            raise MetricError(f"{content!r} is not a finite value with its interval")
+        return cls(**content)
+
 
 class Sample:
     """The records that figures are over, as units that can be drawn again.

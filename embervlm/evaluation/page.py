@@ -6,14 +6,15 @@ words how the model was made. Nothing else comes into the page, so a number that
 
 from __future__ import annotations
 
-import json
-import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from embervlm.evaluation.intervals import Estimate
 from embervlm.evaluation.metrics import MetricError
+from embervlm.evaluation.report import read_json
+from embervlm.evaluation.suites.result import SuiteResult
 
 #: The file beside a model's measurements that tells how the model was made.
 ABOUT = "about.md"
@@ -43,20 +44,19 @@ _WORDS = {
 #: Figures that are no shares, so are not told in percent.
 _PLAIN = ("team_iou", "ece", "none_ece", "none_auroc", "familiarity")
 #: Parts by familiarity, whose names are numbers.
-_FAMILIARITY = "familiarity_"
+_FAMILIARITY = re.compile(r"familiarity_(\d+)_(\d+)")
 
 
 @dataclass(frozen=True)
 class Measured:
-    """One suite's file: `content` is what `embervlm evaluate` wrote."""
+    """One suite's file.
 
-    path: Path
-    content: dict[str, Any]
+    `name` is the file's: a model may have a suite more than once. `how` says in words with what it was asked.
+    """
 
-    @property
-    def suite(self) -> str:
-        """The suite's name; a model may have it more than once, in files of different names."""
-        return str(self.content["suite"])
+    name: str
+    result: SuiteResult
+    how: str
 
 
 def results_page(folder: Path) -> str:
@@ -89,46 +89,35 @@ def results_page(folder: Path) -> str:
 def _read(place: Path) -> list[Measured]:
     found = []
     for path in sorted(place.glob("*.json")):
+        content = read_json(path, "JSON")
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise MetricError(f"{path}: cannot be read as JSON: {error}") from error
-        if not isinstance(content, dict) or not {"suite", "data", "samples", "metrics"} <= content.keys():
-            raise MetricError(f"{path}: not what `embervlm evaluate --out` writes: it has no suite, data or metrics")
-        for group in (content["metrics"], *content.get("baselines", {}).values()):
-            for figure, estimate in group.items():
-                if not _finite(estimate):
-                    raise MetricError(f"{path}: {figure} is {estimate!r}, not a finite value with its interval")
-        found.append(Measured(path, content))
+            result = SuiteResult.from_dict(content)
+        except MetricError as error:
+            raise MetricError(f"{path}: {error}") from error
+        how = [result.data]
+        if content.get("reasoning"):
+            how.append("after the chain")
+        if "seed" in content:
+            how.append(f"seed {content['seed']}")
+        found.append(Measured(path.stem, result, ", ".join(how)))
     return found
-
-
-def _finite(estimate: Any) -> bool:
-    if not isinstance(estimate, dict) or not {"value", "low", "high"} <= estimate.keys():
-        return False
-    numbers = [estimate["value"], *(estimate[end] for end in ("low", "high") if estimate[end] is not None)]
-    return all(isinstance(n, int | float) and not isinstance(n, bool) and math.isfinite(n) for n in numbers)
 
 
 def _overview(models: Mapping[str, list[Measured]]) -> str:
     rows = [["model", "suite", "what", "measured", "best of what it is compared with"]]
     for name, measured in models.items():
         for one in measured:
-            figure = _FIRST.get(one.suite, "first_choice")
-            if figure not in one.content["metrics"]:
+            figure = _FIRST.get(one.result.suite, "first_choice")
+            if figure not in one.result.metrics:
                 continue
-            beside = {
-                label: values[figure]["value"]
-                for label, values in one.content.get("baselines", {}).items()
-                if figure in values
-            }
-            best = max(beside, key=lambda label: beside[label]) if beside else None
+            beside = {label: v[figure].value for label, v in one.result.baselines.items() if figure in v}
+            best = max(beside, key=lambda label: beside[label], default=None)
             rows.append(
                 [
                     f"[{name}](#{_anchor(name)})",
-                    one.path.stem,
+                    one.name,
                     _words(figure),
-                    _with_interval(figure, one.content["metrics"][figure]),
+                    _with_interval(figure, one.result.metrics[figure]),
                     "" if best is None else f"{_label(best)} {_number(figure, beside[best])}",
                 ]
             )
@@ -136,24 +125,14 @@ def _overview(models: Mapping[str, list[Measured]]) -> str:
 
 
 def _section(one: Measured) -> str:
-    content = one.content
-    metrics, baselines = content["metrics"], content.get("baselines", {})
-    beside = [label for label, values in baselines.items() if values.keys() & metrics.keys()]
+    result = one.result
+    beside = {name: values for name, values in result.baselines.items() if values.keys() & result.metrics.keys()}
     rows = [["", "the model", *map(_label, beside)]]
-    for figure, estimate in metrics.items():
-        cells = [baselines[label].get(figure) for label in beside]
-        rows.append(
-            [
-                _words(figure),
-                _with_interval(figure, estimate),
-                *("" if cell is None else _number(figure, cell["value"]) for cell in cells),
-            ]
-        )
-    how = "after the chain" if content.get("reasoning") else None
-    seed = None if content.get("seed") is None else f"seed {content['seed']}"
-    facts = ", ".join(filter(None, (str(content["data"]), how, seed)))
-    notes = " ".join(content.get("notes", []))
-    return "\n\n".join(filter(None, (f"### {one.path.stem}", f"{facts}. {notes}".strip(), _markdown(rows))))
+    for figure, estimate in result.metrics.items():
+        cells = (values.get(figure) for values in beside.values())
+        shown = ("" if cell is None else _number(figure, cell.value) for cell in cells)
+        rows.append([_words(figure), _with_interval(figure, estimate), *shown])
+    return "\n\n".join([f"### {one.name}", " ".join([f"{one.how}.", *result.notes]), _markdown(rows)])
 
 
 def _words(figure: str) -> str:
@@ -164,9 +143,8 @@ def _words(figure: str) -> str:
         return figure.replace("_", " ")
     name = max(known, key=len)
     part = figure[len(name) + 1 :]
-    if part.startswith(_FAMILIARITY):
-        low, high = part.removeprefix(_FAMILIARITY).split("_")
-        return f"{_WORDS[name]}: familiarity {low} to {high}%"
+    if bounds := _FAMILIARITY.fullmatch(part):
+        return f"{_WORDS[name]}: familiarity {bounds[1]} to {bounds[2]}%"
     return f"{_WORDS[name]}: {part.replace('_', ' ')}"
 
 
@@ -180,11 +158,11 @@ def _number(figure: str, value: float) -> str:
     return f"{value:.3f}" if figure.startswith(_PLAIN) else f"{100 * value:.1f}%"
 
 
-def _with_interval(figure: str, estimate: Mapping[str, Any]) -> str:
-    value = f"**{_number(figure, estimate['value'])}**"
-    if estimate["low"] is None or estimate["high"] is None:
+def _with_interval(figure: str, estimate: Estimate) -> str:
+    value = f"**{_number(figure, estimate.value)}**"
+    if estimate.low is None or estimate.high is None:
         return value
-    low, high = (_number(figure, estimate[end]).removesuffix("%") for end in ("low", "high"))
+    low, high = (_number(figure, end).removesuffix("%") for end in (estimate.low, estimate.high))
     return f"{value} ({low} to {high})"
 
 

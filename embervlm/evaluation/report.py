@@ -43,11 +43,28 @@ def metrics_content(
 
 def write_json(path: str | Path, content: Mapping[str, Any]) -> None:
     """Write figures at once or not at all."""
+    write_text(path, json.dumps(content, indent=2) + "\n")
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write a file (UTF-8) at once or not at all, its folder too."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{os.getpid()}")
-    draft.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    draft.write_text(text, encoding="utf-8")
     draft.replace(path)
+
+
+def read_json(path: str | Path, kind: str) -> Any:
+    """The content of a JSON file.
+
+    Raises:
+        MetricError: the file is missing or no JSON; the message names it and `kind`, what it should be.
+    """
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise MetricError(f"{path}: cannot be read as {kind}: {error}") from error
 
 
 def read_metrics(path: str | Path) -> dict[str, Any]:
@@ -56,10 +73,7 @@ def read_metrics(path: str | Path) -> dict[str, Any]:
     Raises:
         MetricError: the file is missing or is not one.
     """
-    try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise MetricError(f"{path}: cannot be read as metrics.json: {error}") from error
+    content = read_json(path, "metrics.json")
     if not isinstance(content, dict) or not isinstance(content.get("metrics"), dict):
         raise MetricError(f"{path}: not a metrics.json, it has no 'metrics'")
     return content

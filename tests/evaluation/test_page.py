@@ -56,7 +56,7 @@ def test_figures_stand_with_their_interval_beside_the_same_of_their_baselines(tm
     page = results_page(tmp_path)
     assert page.index("## Ember nano\n\nMade by the demo.\n\n### world") < page.index("## b\n")
     assert "8 test records of outputs/data, seed 3. Nothing was cut." in page
-    assert "| | the model | TF-IDF + logistic regression | text only |".replace("| |", "|  |") in page
+    assert "|  | the model | TF-IDF + logistic regression | text only |" in page
     assert "| first choice can do the task | **87.5%** (50.0 to 100.0) | 45.3% | 60.0% |" in page
     assert "| first choice can do the task: unseen robots | **75.0%** |  |  |" in page
     assert "| first choice can do the task: familiarity 0 to 5% | **50.0%** |  |  |" in page

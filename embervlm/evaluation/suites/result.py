@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from embervlm.evaluation.intervals import Estimate
+from embervlm.evaluation.metrics import MetricError
 
 Estimates = dict[str, Estimate]
 
@@ -61,6 +62,24 @@ class SuiteResult:
             "tables": self.tables,
         }
 
+    @classmethod
+    def from_dict(cls, content: Any) -> SuiteResult:
+        """What `to_dict` gave, whatever else stands beside it; without its tables.
+
+        Raises:
+            MetricError: it is none, or has a figure that is none; the message names the figure.
+        """
+        if not isinstance(content, dict) or not {"suite", "data", "samples", "metrics"} <= content.keys():
+            raise MetricError("not what `embervlm evaluate --out` writes: it has no suite, data, samples or metrics")
+        return cls(
+            content["suite"],
+            content["data"],
+            content["samples"],
+            _estimates(content["metrics"]),
+            {name: _estimates(values) for name, values in content.get("baselines", {}).items()},
+            tuple(content.get("notes", ())),
+        )
+
     def table(self) -> str:
         """The figures in lines, the model's with their interval, each baseline in a column of its own."""
         names = [n for n, values in self.baselines.items() if values.keys() & self.metrics.keys()]
@@ -76,6 +95,16 @@ class SuiteResult:
             for row in rows
         ]
         return "\n".join([f"{self.suite}: {self.data}", *(line.rstrip() for line in lines), *self.notes])
+
+
+def _estimates(values: Mapping[str, Any]) -> Estimates:
+    found = {}
+    for name, content in values.items():
+        try:
+            found[name] = Estimate.from_dict(content)
+        except MetricError as error:
+            raise MetricError(f"{name}: {error}") from error
+    return found
 
 
 def _plain(values: Mapping[str, Estimate]) -> dict[str, dict[str, Any]]:
